@@ -1,0 +1,1 @@
+"""Tests: unit, contract (one suite for every engine), e2e (browser), security, gpu."""
