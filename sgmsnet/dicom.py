@@ -1,0 +1,258 @@
+"""From the bytes of a DICOM file to a Radiograph; reads one projection X-ray, and nothing about the patient.
+
+Package-private: call sgmsnet.imaging.load. Only the elements in _WANTED are ever parsed, so names, dates and
+numbers of patients cannot reach a Radiograph, a message or a log.
+"""
+
+from __future__ import annotations
+
+import math
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from pydicom.encaps import get_frame
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+from pydicom.pixels.processing import apply_voi
+from pydicom.uid import UID, UID_dictionary
+
+from sgmsnet.radiograph import (
+    DECODING_ERRORS,
+    Radiograph,
+    UnreadableImageError,
+    check_size,
+    from_plane,
+    luminance,
+    robust_window,
+)
+
+# fmt: off
+_WANTED = [
+    "SOPClassUID", "Modality", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept",
+    "ModalityLUTSequence", "LUTDescriptor", "LUTData", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "VOILUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData", "PixelSpacing",
+    "ImagerPixelSpacing", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
+]
+# fmt: on
+
+_PROJECTIONS = {"", "CR", "DX", "DR", "HC", "IO", "MG", "OT", "PX", "RF", "RG", "SC", "XA", "XR"}
+_OTHERS = {
+    "CT": "computed tomography",
+    "MR": "magnetic resonance",
+    "NM": "nuclear medicine",
+    "PT": "positron emission tomography",
+    "US": "ultrasound",
+    "SEG": "a segmentation",
+    "SR": "a report",
+}
+_ERRORS = (*DECODING_ERRORS, BytesLengthException, InvalidDicomError)
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_IMPLICIT, _EXPLICIT = UID("1.2.840.10008.1.2"), UID("1.2.840.10008.1.2.1")
+# pydicom's own first: it decodes RLE only, where pylibjpeg panics over damaged files, past any except clause.
+_PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+_TOP = 65535
+
+
+def read(data: bytes, name: str) -> Radiograph:
+    """Read one frame of a projection X-ray; raises UnreadableImageError, which calls the file `name`."""
+    dataset = _parse(data, name)
+    _check_kind(dataset, name)
+    check_size(int(_number(dataset, "Rows") or 0), int(_number(dataset, "Columns") or 0), name)
+    stored = _decode(dataset, name)
+    spacing_mm = _spacing(dataset)
+    try:
+        if stored.ndim == 3:
+            return from_plane(luminance(stored), "DICOM", spacing_mm=spacing_mm)
+        return _from_monochrome(stored, dataset, spacing_mm)
+    except _ERRORS:
+        raise UnreadableImageError(f"{name}: the DICOM file's grey scale is damaged.") from None
+
+
+def _parse(data: bytes, name: str) -> FileDataset:
+    if _DEFLATED in data:  # a small file could inflate to any size
+        raise UnreadableImageError(f"{name}: DICOM files that are deflated as a whole are not read.")
+    try:
+        dataset = dcmread(BytesIO(data), force=True, specific_tags=list(_WANTED))
+        if dataset.file_meta.get("TransferSyntaxUID") is None:
+            implicit = dataset.original_encoding[0]
+            dataset.file_meta.TransferSyntaxUID = _IMPLICIT if implicit else _EXPLICIT
+        for keyword in _WANTED:  # values are parsed on first use: let the damaged ones fail here
+            dataset.get(keyword)
+    except _ERRORS:
+        raise UnreadableImageError(f"{name}: the DICOM file is damaged or ends early.") from None
+    return dataset
+
+
+def _check_kind(dataset: FileDataset, name: str) -> None:
+    """Raise UnreadableImageError for what is not one frame of a projection X-ray with integer pixels."""
+    modality = str(dataset.get("Modality") or "").strip().upper()
+    if modality not in _PROJECTIONS:
+        what = _OTHERS.get(modality, "another kind of data")
+        raise UnreadableImageError(f"{name}: the DICOM file holds {what}, not a projection X-ray.")
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise UnreadableImageError(f"{name}: DICOM files with floating-point pixels are not read.")
+    if not dataset.get("PixelData"):
+        raise UnreadableImageError(f"{name}: the DICOM file holds no pixel data.")
+    if (_number(dataset, "NumberOfFrames") or 1) > 1:
+        raise UnreadableImageError(f"{name}: the DICOM file holds more than one frame.")
+    if dataset.get("BitsAllocated") not in (1, 8, 16):
+        raise UnreadableImageError(f"{name}: only DICOM pixels of at most 16 bits are read.")
+
+
+def _decode(dataset: FileDataset, name: str) -> np.ndarray:
+    """Stored values (H, W), or red, green and blue (H, W, 3)."""
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
+    # Of the file's own text, only what the standard knows is repeated in a message.
+    label = syntax.name if syntax in UID_dictionary else "an unknown encoding"
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise UnreadableImageError(f"{name}: DICOM pixels stored as {label} are not read.") from None
+    if not decoder.is_available:
+        raise UnreadableImageError(f"{name}: no decoder for {label} is installed.")
+    try:
+        if syntax.is_encapsulated:
+            _check_codestream(dataset, name)
+        pixels, _ = decoder.as_array(dataset, decoding_plugin=_plugin(decoder, dataset))
+        if dataset.PhotometricInterpretation == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, dataset)
+    except UnreadableImageError:
+        raise
+    except _ERRORS:
+        raise UnreadableImageError(f"{name}: the DICOM pixel data is damaged or ends early.") from None
+    if pixels.shape not in {(dataset.Rows, dataset.Columns), (dataset.Rows, dataset.Columns, 3)}:
+        raise UnreadableImageError(f"{name}: the DICOM pixel data does not have the size its header states.")
+    return np.asarray(pixels)
+
+
+def _plugin(decoder: Any, dataset: FileDataset) -> str:
+    """The first of the installed decoders by our order, or none where pydicom needs none."""
+    installed = decoder.available_plugins
+    if dataset.file_meta.TransferSyntaxUID == _JPEG_EXTENDED and "gdcm" in installed:
+        return "gdcm"  # Pillow reads no 12-bit JPEG
+    return next((plugin for plugin in _PLUGINS if plugin in installed), "")
+
+
+def _check_codestream(dataset: FileDataset, name: str) -> None:
+    """A compressed image states its size once more; a false one could make the decoder fill the memory."""
+    found = _codestream_shape(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if found and found != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
+        raise UnreadableImageError(f"{name}: the DICOM pixel data does not have the size its header states.")
+
+
+def _codestream_shape(frame: bytes) -> tuple[int, int, int] | None:
+    """(rows, columns, components) that a JPEG, JPEG-LS or JPEG 2000 stream states; None for other streams."""
+    start = frame.find(b"\xff\x4f\xff\x51")  # JPEG 2000: start of codestream, SIZ; bare or inside a JP2 file
+    if start >= 0 and (start == 0 or frame[4:8] == b"jP  "):
+        x1, y1, x0, y0 = (int.from_bytes(frame[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
+        return y1 - y0, x1 - x0, int.from_bytes(frame[start + 40 : start + 42], "big")
+    position = 2
+    while frame[:2] == b"\xff\xd8" and position + 9 < len(frame) and frame[position] == 0xFF:
+        marker = frame[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows, columns = (int.from_bytes(frame[position + at : position + at + 2], "big") for at in (5, 7))
+            return rows, columns, frame[position + 9]
+        else:
+            position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
+    return None
+
+
+def _from_monochrome(stored: np.ndarray, dataset: FileDataset, spacing_mm: tuple[float, float] | None) -> Radiograph:
+    """Modality and VOI transform, then MONOCHROME1 turned over, as one table over all stored values."""
+    bits = min(max(int(dataset.BitsStored), 1), 16)
+    low = -(2 ** (bits - 1)) if stored.dtype.kind == "i" else 0
+    values = np.arange(low, low + 2**bits, dtype=np.int32)
+    index = (np.clip(stored, values[0], values[-1]).astype(np.int32) - low).astype(np.uint16)
+    table, window = _grey_table(values, dataset)
+    peak = int(table.max())
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        table = peak - table
+        window = (peak - window[0], window[1]) if window else None
+    padding = _padding(values, dataset)
+    table[padding] = 0  # shutters and borders are background, whichever way the grey scale runs
+    pixels = np.take(table.astype(np.uint8 if peak < 256 else np.uint16), index)
+    if window is None and peak < 256:
+        window = (peak / 2, float(max(peak, 1)))
+    elif window is None:
+        inside = pixels[~padding[index]] if padding.any() else pixels
+        window = robust_window(inside if inside.size else pixels)
+    return from_plane(pixels, "DICOM", window=window, spacing_mm=spacing_mm)
+
+
+def _grey_table(values: np.ndarray, dataset: FileDataset) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Grey 0..65535 (int64) of every stored value, before any inversion, and the file's own window."""
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if keyword in dataset and _number(dataset, keyword) is None:
+            del dataset[keyword]
+    real = np.asarray(apply_modality_lut(values, dataset), np.float64)
+    window = _window(dataset)
+    if dataset.get("VOILUTSequence"):
+        real = np.asarray(apply_voi(np.rint(real).astype(np.int64), dataset), np.float64)
+        full = float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+        window = (full / 2, full)
+    elif window and str(dataset.get("VOILUTFunction") or "").strip().upper() == "SIGMOID":
+        real = _TOP / (1 + np.exp(np.clip(-4 * (real - window[0]) / window[1], -700, 700)))
+        window = (_TOP / 2, float(_TOP))
+    offset, scale = _fit(real)
+    table = np.rint((real - offset) * scale).astype(np.int64)
+    return table, ((window[0] - offset) * scale, window[1] * scale) if window else None
+
+
+def _fit(real: np.ndarray) -> tuple[float, float]:
+    """Offset and scale that bring real values to 0..65535; whole numbers that fit keep their scale."""
+    low, high = float(real.min()), float(real.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("The modality transform yields numbers that are not finite.")
+    if high - low > _TOP or (real != np.rint(real)).any():
+        return low, _TOP / (high - low)
+    return (0.0 if low >= 0 and high <= _TOP else low), 1.0
+
+
+def _window(dataset: FileDataset) -> tuple[float, float] | None:
+    """The first window of the file as (centre, width), black to white (DICOM PS3.3 C.11.2.1.2)."""
+    centre, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
+    if centre is None or width is None or width <= 0:
+        return None
+    if str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper() != "LINEAR":
+        return centre, width
+    return centre - 0.5, max(width - 1, 1e-3)  # LINEAR counts from the centres of the first and last value
+
+
+def _padding(values: np.ndarray, dataset: FileDataset) -> np.ndarray:
+    first = _number(dataset, "PixelPaddingValue")
+    if first is None:
+        return np.zeros(values.shape, bool)
+    last = _number(dataset, "PixelPaddingRangeLimit")
+    last = first if last is None else last
+    return (values >= min(first, last)) & (values <= max(first, last))
+
+
+def _spacing(dataset: FileDataset) -> tuple[float, float] | None:
+    """(row, column) in mm: at the patient where calibrated, else at the detector."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        row, column = _number(dataset, keyword, 0), _number(dataset, keyword, 1)
+        if row and column and 0.001 <= row <= 100 and 0.001 <= column <= 100:
+            return row, column
+    return None
+
+
+def _number(dataset: FileDataset, keyword: str, position: int = 0) -> float | None:
+    """One value of an element as a finite number; None where it is absent, empty or no number."""
+    value = dataset.get(keyword)
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__getitem__"):
+        value = [value]
+    try:
+        number = float(value[position])
+    except (LookupError, TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

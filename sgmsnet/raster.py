@@ -1,0 +1,89 @@
+"""From the bytes of a PNG, JPEG or TIFF file to an upright grey plane; knows nothing of DICOM.
+
+Package-private: call sgmsnet.imaging.load.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from sgmsnet.radiograph import DECODING_ERRORS, UnreadableImageError, check_size
+
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"II+\x00": "TIFF",
+    b"MM\x00+": "TIFF",
+}
+# Not through Image.open, which warns of sizes by a limit that is not ours, and knows more formats.
+_READERS = {"PNG": PngImageFile, "JPEG": JpegImageFile, "TIFF": TiffImageFile}
+_WHITE_IS_ZERO = 0
+_ORIENTATION, _PHOTOMETRIC = 274, 262
+
+
+def format_of(data: bytes) -> str | None:
+    """PNG, JPEG or TIFF by the first bytes; None for anything else."""
+    return next((format for magic, format in _MAGIC.items() if data.startswith(magic)), None)
+
+
+def decode(data: bytes, format: str, name: str) -> np.ndarray:
+    """Grey pixels, upright, uint8 or uint16 (H, W); UnreadableImageError calls the file `name`."""
+    try:
+        image: Image.Image = _READERS[format](BytesIO(data))  # reads the header only
+        check_size(image.height, image.width, name)
+        if getattr(image, "is_animated", False):
+            raise UnreadableImageError(f"{name}: the {format} file holds more than one image.")
+        if format == "JPEG" and image.mode == "RGB":
+            image.draft("L", None)  # the brightness is stored apart: no need to decode the colours
+        image.load()
+        return _upright(_grey(image, name), _orientation(image))
+    except UnreadableImageError:
+        raise
+    except DECODING_ERRORS:
+        raise UnreadableImageError(f"{name}: the {format} file is damaged or ends early.") from None
+
+
+def _grey(image: Image.Image, name: str) -> np.ndarray:
+    """Any of Pillow's modes that PNG, JPEG and TIFF files have -> uint8 or uint16 (H, W)."""
+    if image.mode.startswith("I"):
+        pixels = np.array(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise UnreadableImageError(f"{name}: only pixels of 8 or 16 bits are read.")
+        pixels = pixels.astype(np.uint16)
+        # Pillow turns WhiteIsZero over for 8 bits, not for 16.
+        inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        return 65535 - pixels if inverted else pixels
+    if image.mode == "F":
+        raise UnreadableImageError(f"{name}: floating-point pixels are not read, only 8 or 16 bits.")
+    if image.mode == "LAB":
+        return np.array(image.getchannel("L"))
+    if image.has_transparency_data:  # what cannot be seen is background
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.array(image.convert("L"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read. Call after load()."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except DECODING_ERRORS:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation: 2 to 4 are flips, 5 to 8 the same of the transposed image."""
+    if orientation >= 5:
+        pixels = pixels.T
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::rows, ::columns]

@@ -1,0 +1,451 @@
+"""What holds for DICOM files: the grey scale of the standard, and nothing about the patient in any message.
+
+The references are pydicom's own transforms on whole images, and files written here with known values.
+"""
+
+from __future__ import annotations
+
+import logging
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import (
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
+
+from sgmsnet import dicom
+from sgmsnet.imaging import Radiograph, UnreadableImageError, is_dicom, load
+from tests.needs import data_dir
+
+IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NAME, NUMBER, BORN = "Mustermann^Erika", "PID-4711-0815", "19640812"
+
+# file name -> rows, columns, depth, spacing in mm
+FILES = {
+    "chest_cr_mono1_10bit_raw_nopreamble.dcm": (440, 440, 10, None),
+    "chest_cr_mono1_15bit_jpeg2000.dcm": (1955, 1841, 15, None),
+    "chest_cr_mono2_8bit_jpegbaseline.dcm": (1024, 1024, 8, (0.168, 0.168)),
+    "nonchest_cr_mono1_10bit_jpeg2000lossless.dcm": (1760, 1760, 10, None),
+    "nonchest_cr_mono1_10bit_jpeglossless_modalitylut.dcm": (1576, 1976, 10, (0.15, 0.15)),
+    "nonhuman_dx_mono1_8bit_raw.dcm": (169, 211, 8, (1.2, 1.2012)),
+}
+
+RAMP = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50)
+
+
+def made(pixels: np.ndarray = RAMP, *, bits: int = 12, **elements: Any) -> Dataset:
+    """A CR image of one patient, whose name must never come back."""
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", generate_uid()
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = NAME, NUMBER, BORN
+    dataset.Modality = "CR"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+    if pixels.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = pixels.dtype.itemsize * 8
+    dataset.BitsStored = min(bits, dataset.BitsAllocated)
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def written(dataset: Dataset, syntax: str = EXPLICIT, *, meta: bool = True) -> bytes:
+    buffer = BytesIO()
+    if not meta:
+        dataset.save_as(buffer, implicit_vr=syntax == IMPLICIT, little_endian=True)
+        return buffer.getvalue()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def compressed(pixels: np.ndarray, syntax: str, **elements: Any) -> bytes:
+    dataset = made(pixels, **elements)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = EXPLICIT
+    dataset.compress(syntax, generate_instance_uid=False)
+    return written(dataset, syntax)
+
+
+def table(entries: list[int], first: int, bits: int) -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    item.add_new("LUTData", "US", entries)
+    return item
+
+
+def outcome(data: bytes) -> Radiograph | str:
+    """What became of a file that may be damaged: a Radiograph, or the sentence it was refused with."""
+    try:
+        return load(data, name="chest.dcm")
+    except UnreadableImageError as error:
+        return str(error)
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(UnreadableImageError) as caught:
+        load(data, name="chest.dcm")
+    text = str(caught.value)
+    assert text.startswith("chest.dcm: ")
+    assert text.endswith(".")
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    for secret in (*NAME.split("^"), NUMBER, BORN):
+        assert secret not in text
+    return text
+
+
+def shown_by_pydicom(dataset: Dataset) -> np.ndarray:
+    """Grey 0..255 by pydicom: modality, VOI, then inversion; windows are cut to their own range."""
+    stored = dataset.pixel_array
+    real = apply_modality_lut(stored, dataset)
+    top = real.max() if dataset.get("ModalityLUTSequence") else 2**dataset.BitsStored - 1
+    shown = apply_voi_lut(real, dataset).astype(float)
+    if "WindowWidth" not in dataset and not dataset.get("VOILUTSequence"):
+        shown = np.clip(shown, 0, top)
+    share = shown / top
+    return 255 * (1 - share if dataset.PhotometricInterpretation == "MONOCHROME1" else share)
+
+
+# ---- the files of the data folder ----
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_real_files_have_their_size_depth_and_spacing(file: str) -> None:
+    rows, columns, depth, spacing = FILES[file]
+    radiograph = load(data_dir() / "dicom" / file)
+    assert radiograph.pixels.shape == (rows, columns)
+    assert (radiograph.depth, radiograph.format) == (depth, "DICOM")
+    assert radiograph.spacing_mm == (pytest.approx(spacing, abs=1e-3) if spacing else None)
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_real_files_are_shown_as_pydicom_shows_them(file: str) -> None:
+    path = data_dir() / "dicom" / file
+    dataset = dcmread(path, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = IMPLICIT
+    expected = shown_by_pydicom(dataset)
+    radiograph = load(path)
+    if "WindowWidth" in dataset or dataset.BitsStored == 8:
+        assert np.abs(radiograph.display - expected).max() <= 1.5
+    else:  # our window is robust where the file has none: the same order of greys, at another scale
+        ours, theirs = radiograph.pixels.ravel().astype(float), expected.ravel()
+        assert np.corrcoef(ours, theirs)[0, 1] > 0.9999
+
+
+def test_a_real_chest_is_dark_in_the_lungs_and_bright_in_the_middle() -> None:
+    for file in (name for name in FILES if name.startswith("chest_")):
+        shown = load(data_dir() / "dicom" / file).display
+        h, w = shown.shape
+        band = shown[int(0.3 * h) : int(0.5 * h)]
+        middle = band[:, int(0.48 * w) : int(0.55 * w)].mean()
+        assert middle > band[:, int(0.2 * w) : int(0.35 * w)].mean() + 20
+        assert middle > band[:, int(0.65 * w) : int(0.8 * w)].mean() + 20
+
+
+def test_real_files_truncated_anywhere_are_read_or_refused() -> None:
+    for file in sorted(FILES):
+        data = (data_dir() / "dicom" / file).read_bytes()
+        for length in [*range(0, 4000, 97), len(data) // 3, len(data) // 2, len(data) - 9]:
+            result = outcome(data[:length])
+            assert isinstance(result, Radiograph) or result.startswith("chest.dcm: ")
+
+
+# ---- grey scales ----
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("slope", "intercept"), [(None, None), (1, -1024), (2.5, 10), (-1, 4095), (0.001, 0)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_windows_and_rescales_are_those_of_pydicom(
+    photometric: str, function: str | None, slope: float | None, intercept: float | None, signed: bool
+) -> None:
+    pixels = (RAMP.astype(np.int32) * 2 - (2000 if signed else 0)).astype(np.int16 if signed else np.uint16)
+    low, high = (float(pixels.min()), float(pixels.max()))
+    if slope is not None:
+        low, high = sorted((low * slope + intercept, high * slope + intercept))
+    elements: dict[str, Any] = {"PhotometricInterpretation": photometric}
+    elements |= {"WindowCenter": f"{(low + high) / 2:.6g}", "WindowWidth": f"{(high - low) * 0.6 + 1.5:.6g}"}
+    if slope is not None:
+        elements |= {"RescaleSlope": slope, "RescaleIntercept": intercept}
+    if function:
+        elements["VOILUTFunction"] = function
+    dataset = made(pixels, **elements)
+    radiograph = load(written(dataset))
+    reference = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+    bottom, top = window_range(dataset, signed)
+    share = (reference - bottom) / (top - bottom)
+    expected = 255 * (1 - share if photometric == "MONOCHROME1" else share)
+    assert np.abs(radiograph.display - expected).max() <= 1.0
+
+
+def window_range(dataset: Dataset, signed: bool) -> tuple[float, float]:
+    """The range of pydicom's windowed values: that of the modality values."""
+    bits = dataset.BitsStored
+    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1], float)
+    if "RescaleSlope" in dataset:
+        ends = ends * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    return float(ends[0]), float(ends[1])  # black first, also where a slope turns the scale over
+
+
+def test_monochrome1_is_the_negative_of_monochrome2() -> None:
+    window = {"WindowCenter": 700, "WindowWidth": 300}
+    plain = load(written(made(**window)))
+    turned = load(written(made(**window, PhotometricInterpretation="MONOCHROME1")))
+    assert np.array_equal(turned.pixels, 4095 - plain.pixels)
+    assert np.abs(255 - plain.display.astype(int) - turned.display).max() <= 1
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_modality_and_voi_tables_are_applied_one_after_the_other(photometric: str) -> None:
+    modality = table([int(v) for v in np.linspace(4000, 100, 1000)], 500, 16)
+    voi = table([int(v) for v in np.linspace(0, 255, 3000)], 700, 8)
+    dataset = made(ModalityLUTSequence=[modality], VOILUTSequence=[voi], PhotometricInterpretation=photometric)
+    shown = load(written(dataset)).display
+    reference = apply_voi_lut(apply_modality_lut(RAMP, dataset), dataset).astype(int)
+    assert np.array_equal(shown, 255 - reference if photometric == "MONOCHROME1" else reference)
+
+
+def test_a_voi_table_of_16_bits_is_shown_over_its_whole_range() -> None:
+    voi = table([int(v) for v in np.linspace(0, 65535, 2000) ** 1.0], 0, 16)
+    radiograph = load(written(made(VOILUTSequence=[voi])))
+    assert radiograph.window == (32767.5, 65535.0)
+    assert np.abs(radiograph.display.ravel() - np.linspace(0, 255, 2000)).max() <= 1
+
+
+def test_without_a_window_sixteen_bits_get_percentiles_and_eight_bits_none() -> None:
+    centre, width = load(written(made())).window
+    assert (centre - width / 2, centre + width / 2) == pytest.approx((10, 1990), abs=2)
+    eight = load(written(made((RAMP % 256).astype(np.uint8))))
+    assert (eight.window, eight.pixels.dtype) == ((127.5, 255.0), np.uint8)
+    six = load(written(made((RAMP % 64).astype(np.uint8), bits=6)))
+    assert (six.display.min(), six.display.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("width", ["0", "-5", "", None])
+def test_a_senseless_window_is_passed_over(width: str | None) -> None:
+    assert load(written(made(WindowCenter="500", WindowWidth=width))).window == load(written(made())).window
+
+
+def test_of_several_windows_the_first_is_taken() -> None:
+    many = load(written(made(WindowCenter=[700, 9], WindowWidth=[301, 1])))
+    assert many.window == (699.5, 300.0)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_background_and_does_not_widen_the_window(photometric: str) -> None:
+    pixels = RAMP + 1000
+    pixels[:10] = 4095
+    radiograph = load(written(made(pixels, PixelPaddingValue=4095, PhotometricInterpretation=photometric)))
+    assert (radiograph.pixels[:10] == 0).all()
+    assert radiograph.window[1] < 1500
+
+
+@pytest.mark.parametrize("value", [0, 77, 4095])
+def test_a_constant_image_is_read(value: int) -> None:
+    for elements in ({}, {"WindowCenter": 1, "WindowWidth": 1}, {"RescaleSlope": 0, "RescaleIntercept": 3}):
+        shown = load(written(made(np.full((20, 20), value, np.uint16), **elements))).display
+        assert np.ptp(shown) == 0
+
+
+# ---- colour ----
+
+
+def test_rgb_and_ybr_become_their_luminance() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(colours).convert("L"), int)
+    assert np.array_equal(load(written(made(colours))).pixels, expected)
+    planar = made(colours, PlanarConfiguration=1, PixelData=colours.transpose(2, 0, 1).tobytes())
+    assert np.array_equal(load(written(planar)).pixels, expected)
+    ybr = np.asarray(Image.fromarray(colours).convert("YCbCr"))
+    found = load(written(made(ybr, PhotometricInterpretation="YBR_FULL"))).pixels
+    assert np.abs(found - expected).max() <= 2
+
+
+def test_palette_colours_become_their_luminance() -> None:
+    elements: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    ramp = np.arange(256, dtype=np.uint16)
+    for colour, values in (("Red", ramp), ("Green", ramp[::-1]), ("Blue", ramp)):
+        elements[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        elements[f"{colour}PaletteColorLookupTableData"] = (values * 257).tobytes()
+    pixels = (RAMP % 256).astype(np.uint8)
+    shown = load(written(made(pixels, bits=8, **elements))).pixels / 257
+    assert np.abs(shown - (0.413 * pixels + 0.587 * (255.0 - pixels))).max() < 1
+
+
+# ---- how files are written ----
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG])
+def test_uncompressed_syntaxes_agree(syntax: str) -> None:
+    pixels = RAMP.byteswap() if syntax == BIG else RAMP
+    assert np.array_equal(load(written(made(pixels), syntax)).pixels, RAMP)
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
+def test_a_file_without_preamble_or_suffix_is_read(tmp_path: Path, syntax: str) -> None:
+    data = written(made(ModalityLUTSequence=[table(list(range(4096)), 0, 16)]), syntax, meta=False)
+    path = tmp_path / "IM000001"
+    path.write_bytes(data)
+    assert is_dicom(path)
+    assert np.array_equal(load(path).pixels, RAMP)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lossless_compression_changes_nothing(syntax: str, dtype: type) -> None:
+    pixels = (RAMP % 251).astype(dtype)
+    assert np.array_equal(load(compressed(pixels, syntax)).pixels, pixels)
+
+
+def test_only_dicom_looks_like_dicom() -> None:
+    assert is_dicom(written(made()))
+    for other in (b"", b"\x08", b"\x08\x00", b"\x89PNG\r\n\x1a\n", b"II*\x00" + bytes(200), b"hello" * 50):
+        assert not is_dicom(other)
+
+
+def test_spacing_is_taken_at_the_patient_first_and_only_if_it_can_be_true() -> None:
+    both = made(PixelSpacing=[0.2, 0.1], ImagerPixelSpacing=[0.4, 0.3])
+    assert load(written(both)).spacing_mm == (0.2, 0.1)
+    assert load(written(made(ImagerPixelSpacing=[0.4, 0.3]))).spacing_mm == (0.4, 0.3)
+    for nonsense in ([0, 0], [-1, 1], [1e9, 1e9]):
+        assert load(written(made(PixelSpacing=nonsense))).spacing_mm is None
+    assert load(written(made())).spacing_mm is None
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "US", "PT", "SEG", "SR", "XYZ", NAME[:16]])
+def test_what_is_no_projection_is_refused(modality: str) -> None:
+    dataset = made()
+    dataset.add_new("Modality", "LO", modality)
+    assert "not a projection X-ray" in refusal(written(dataset))
+
+
+def test_several_frames_are_refused_and_one_is_read() -> None:
+    assert "more than one frame" in refusal(written(made(NumberOfFrames=2, PixelData=RAMP.tobytes() * 2)))
+    assert np.array_equal(load(written(made(NumberOfFrames=1))).pixels, RAMP)
+
+
+def test_a_file_without_pixels_is_refused() -> None:
+    dataset = made()
+    del dataset.PixelData
+    assert "no pixel data" in refusal(written(dataset))
+    assert "no pixel data" in refusal(written(made(PixelData=b"")))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(65535, 65535), (8000, 8000), (0, 40), (15, 40), (40, 10_001)])
+def test_declared_sizes_outside_the_limits_are_refused_undecoded(rows: int, columns: int) -> None:
+    assert "pixels, but" in refusal(written(made(Rows=rows, Columns=columns)))
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+def test_a_codestream_of_another_size_is_refused_undecoded(syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dcmread(BytesIO(compressed(np.zeros((512, 512), np.uint8), syntax)))
+    data.Rows = data.Columns = 64
+    monkeypatch.setattr(dicom, "_plugin", lambda *_: pytest.fail("it was decoded"))
+    assert "does not have the size" in refusal(written(data, syntax))
+
+
+def test_a_jpeg_of_another_size_is_refused() -> None:
+    buffer = BytesIO()
+    Image.new("L", (300, 200)).save(buffer, "JPEG")
+    dataset = made(np.zeros((64, 64), np.uint8), PixelData=encapsulate([buffer.getvalue()]))
+    dataset["PixelData"].is_undefined_length = True
+    assert "does not have the size" in refusal(written(dataset, JPEGBaseline8Bit))
+
+
+def test_a_deflated_file_is_refused_and_not_inflated() -> None:
+    bomb = made(np.zeros((7000, 7000), np.uint8))
+    assert "deflated" in refusal(written(bomb, DEFLATED))
+
+
+def test_an_encoding_without_a_decoder_is_named_if_the_standard_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = made(PixelData=encapsulate([b"\0" * 100]))
+    dataset["PixelData"].is_undefined_length = True
+    film = written(dataset, "1.2.840.10008.1.2.4.102")
+    assert "MPEG-4" in refusal(film)
+    assert "an unknown encoding" in refusal(film.replace(b"1.2.4.102", b"1.2.4.999"))
+    data = compressed(RAMP, JPEG2000Lossless)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
+    assert "no decoder for JPEG 2000" in refusal(data)
+
+
+def test_wide_and_floating_point_pixels_are_refused() -> None:
+    assert "at most 16 bits" in refusal(written(made(RAMP.astype(np.uint32))))
+    dataset = made()
+    del dataset.PixelData
+    dataset.FloatPixelData = RAMP.astype(np.float32).tobytes()
+    assert "floating-point" in refusal(written(dataset))
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, JPEG2000Lossless, JPEGLSLossless, RLELossless])
+def test_a_truncated_file_is_read_or_refused_and_names_nobody(
+    syntax: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    noise = np.random.default_rng(0).integers(0, 4096, (40, 50)).astype(np.uint16)
+    raw = syntax in (EXPLICIT, IMPLICIT)
+    data = written(made(noise), syntax) if raw else compressed(noise, syntax)
+    for length in range(0, len(data), 23):
+        if isinstance(outcome(data[:length]), str):
+            refusal(data[:length])
+    output = capfd.readouterr()
+    for secret in (*NAME.split("^"), NUMBER, BORN):
+        assert secret not in caplog.text + output.out + output.err
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused_and_names_nobody(data: st.DataObject) -> None:
+    window = {"WindowCenter": 700, "WindowWidth": 300, "RescaleSlope": 1, "RescaleIntercept": 0}
+    damaged = bytearray(written(made(RAMP[:20, :20].copy(), **window)))
+    for _ in range(data.draw(st.integers(1, 6))):
+        damaged[data.draw(st.integers(132, 1100))] = data.draw(st.integers(0, 255))
+    result = str(outcome(bytes(damaged)))
+    assert not any(secret in result for secret in (*NAME.split("^"), NUMBER, BORN))
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+def test_a_damaged_codestream_is_read_or_refused(syntax: str) -> None:
+    """pylibjpeg's RLE decoder panics here, with an exception that is no Exception."""
+    random = np.random.default_rng(5)
+    data = compressed(random.integers(0, 4096, (40, 50)).astype(np.uint16), syntax)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for position in random.integers(len(data) - 3000, len(data), 4):
+            damaged[position] = random.integers(256)
+        result = outcome(bytes(damaged))
+        assert isinstance(result, Radiograph) or result.startswith("chest.dcm: ")
+
+
+def test_a_radiograph_holds_nothing_about_the_patient() -> None:
+    radiograph = load(written(made(WindowCenter=700, WindowWidth=300)), name="x")
+    for secret in (*NAME.split("^"), NUMBER, BORN):
+        assert secret not in repr(vars(radiograph))
