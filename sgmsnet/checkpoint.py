@@ -1,0 +1,246 @@
+"""Weights files: safetensors with the configuration in its header, and the graph beside it; no torch on import.
+
+Not here: state of an interrupted training, and running anything. A model is one file NAME.safetensors;
+NAME.onnx (the graph) and NAME.reference.npz (stored outputs) may lie beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from sgmsnet.config import ConfigError, ModelConfig
+from sgmsnet.formats import graph_metadata, write_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sgmsnet.model import SGMSNet
+
+FORMAT = "sgmsnet-1"
+SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+"""Where a model that is asked for by its plain name lies."""
+LARGEST_FP16 = 65504.0
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used or written, told in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A model on disk: its files and what the header of its weights says."""
+
+    name: str
+    weights: Path
+    """NAME.safetensors."""
+    graph: Path | None
+    """NAME.onnx in the same folder, where there is one."""
+    reference: Path | None
+    """NAME.reference.npz in the same folder, where there is one."""
+    config: ModelConfig
+    thresholds: dict[str, float]
+    """Probability from which a pixel belongs to a class, by class."""
+    temperature: dict[str, float]
+    """Divisor of the logits before the sigmoid, by class."""
+    sha256: str
+    """Of the weights file."""
+    provenance: dict[str, Any]
+    """What the weights were trained on, how, and by which version; for people."""
+
+
+def find(model: str | Path, *, check_graph: bool = True) -> ModelFiles:
+    """Find a model by the name of a shipped one ("cxr") or by the path of its weights.
+
+    Raises WeightsError when the file is missing or is not ours, or when the graph beside it was made from
+    other weights; `check_graph=False` leaves the last out, for the export that is about to replace that graph.
+    """
+    shipped = isinstance(model, str) and _PLAIN_NAME.fullmatch(model)
+    weights = SHIPPED / f"{model}.safetensors" if shipped else Path(model)
+    if not weights.is_file():
+        raise WeightsError(f"{model}: there is no weights file {weights}")
+    header = _read_metadata(weights)
+    graph, reference = weights.with_suffix(".onnx"), weights.with_suffix(".reference.npz")
+    try:
+        config = ModelConfig.from_dict(json.loads(header["config"]))
+        files = ModelFiles(
+            name=header["name"],
+            weights=weights,
+            graph=graph if graph.is_file() else None,
+            reference=reference if reference.is_file() else None,
+            config=config,
+            thresholds=_per_class("threshold", json.loads(header["thresholds"]), config, largest=1.0),
+            temperature=_per_class("temperature", json.loads(header["temperature"]), config),
+            sha256=_sha256(weights),
+            provenance=dict(json.loads(header["provenance"])),
+        )
+    except KeyError as error:
+        raise WeightsError(f"{weights.name}: the header lacks {error}") from error
+    except (ConfigError, TypeError, ValueError) as error:
+        raise WeightsError(f"{weights.name}: the header cannot be used: {error}") from error
+    if check_graph and files.graph is not None:
+        verify_graph(files)
+    return files
+
+
+def verify_graph(files: ModelFiles) -> Path:
+    """The graph beside the weights; raises WeightsError when there is none or it does not name these weights."""
+    repair = f"python -m export onnx --model {files.weights} --weights-in-place"
+    if files.graph is None:
+        graph = files.weights.with_suffix(".onnx").name
+        raise WeightsError(f"there is no graph {graph} beside {files.weights.name}; {repair} makes it")
+    if graph_metadata(files.graph).get("weights_sha256") != files.sha256:
+        raise WeightsError(
+            f"{files.graph.name} was made from other weights than {files.weights.name}; {repair} makes it again"
+        )
+    return files.graph
+
+
+def save(
+    path: str | Path,
+    network: SGMSNet,
+    *,
+    name: str,
+    thresholds: Mapping[str, float] | None = None,
+    temperature: Mapping[str, float] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a network as safetensors: the same network gives the same bytes. Returns the path.
+
+    Tensors of one dimension are FP32 and all others FP16. Thresholds default to 0.5 and temperatures to 1. Heads of
+    deep supervision serve training alone and are left out, so the stored configuration has none. Raises WeightsError
+    for values that are not finite or that FP16 cannot hold.
+    """
+    path = Path(path)
+    config = replace(network.config, deep_supervision=False)
+    thresholds = dict.fromkeys(config.classes, 0.5) if thresholds is None else thresholds
+    temperature = dict.fromkeys(config.classes, 1.0) if temperature is None else temperature
+    metadata = {
+        "format": FORMAT,
+        "name": name,
+        "config": json.dumps(config.to_dict(), sort_keys=True),
+        "thresholds": json.dumps(_per_class("threshold", thresholds, config, largest=1.0), sort_keys=True),
+        "temperature": json.dumps(_per_class("temperature", temperature, config), sort_keys=True),
+        "provenance": json.dumps(dict(provenance or {}), sort_keys=True),
+    }
+    tensors = {
+        key: _stored(key, value.detach().cpu().float().numpy())
+        for key, value in network.state_dict().items()
+        if not key.endswith("num_batches_tracked") and not key.startswith("side_heads.")
+    }
+    temporary = path.with_name(path.name + ".part")
+    try:
+        write_safetensors(temporary, tensors, metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_network(files: ModelFiles) -> SGMSNet:
+    """Build the network in eval mode with FP32 parameters; tensors it does not know are left alone.
+
+    Raises WeightsError when a tensor is missing or has another shape than the configuration says.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from sgmsnet.model import SGMSNet
+
+    with torch.device("meta"):  # no memory, no random numbers: every value comes from the file
+        network = SGMSNet(files.config)
+    stored = load_file(files.weights)
+    state: dict[str, Tensor] = {}
+    for key, value in network.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.zeros((), dtype=torch.long)
+        elif key not in stored:
+            raise WeightsError(f"{files.weights.name}: the tensor {key} is missing")
+        elif stored[key].shape != value.shape:
+            raise WeightsError(f"{files.weights.name}: {key} has the shape {tuple(stored[key].shape)}")
+        else:
+            state[key] = stored[key].float()
+    network.load_state_dict(state, assign=True)
+    return network.eval()
+
+
+def load_encoder_file(path: str | Path) -> dict[str, Tensor]:
+    """Read ImageNet weights that the user names, .safetensors or torch's .pth, for `model.load_encoder`.
+
+    Only tensors are read from a .pth, never code. Raises WeightsError for any other file.
+    """
+    import pickle  # for the name of the error that torch raises; nothing here unpickles
+
+    import torch
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsError(f"{path.name}: this is not a file of tensors") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f"{path.name}: this is not a table of tensors by name")
+    return dict(state)
+
+
+def _read_metadata(weights: Path) -> dict[str, str]:
+    try:
+        with safe_open(weights, framework="np") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{weights.name}: this is not a safetensors file, or it is truncated") from error
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{weights.name}: this safetensors file does not hold an SGMSNet ({FORMAT})")
+    return dict(metadata)
+
+
+def _per_class(
+    what: str, values: Mapping[str, float], config: ModelConfig, *, largest: float = math.inf
+) -> dict[str, float]:
+    if set(values) != set(config.classes):
+        raise WeightsError(f"there must be one {what} for each of {', '.join(config.classes)}")
+    result = {key: float(values[key]) for key in config.classes}
+    if not all(0 < value < largest for value in result.values()):
+        raise WeightsError(f"a {what} is outside its range: {result}")
+    return result
+
+
+def _stored(key: str, value: np.ndarray) -> np.ndarray:
+    # One dimension stays FP32: TensorRT for RTX crashes on batch-norm vectors that pass through a Cast.
+    if not np.isfinite(value).all():
+        raise WeightsError(f"{key} has values that are not finite")
+    if value.ndim < 2:
+        return value.astype("<f4")
+    if np.abs(value).max(initial=0) > LARGEST_FP16:
+        raise WeightsError(f"{key} has values that FP16 cannot hold")
+    return value.astype("<f2")
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256_of_version(path.resolve(), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of_version(path: Path, _mtime_ns: int, _size: int) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
