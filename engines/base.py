@@ -1,0 +1,64 @@
+"""The protocol that every runtime fulfils, and its errors; numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class EngineUnavailable(RuntimeError):
+    """This runtime cannot hold this model on this machine, for the reason given in one sentence."""
+
+
+class EngineError(RuntimeError):
+    """A run failed, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInfo:
+    """What an open engine is: shown on the page, in records and in reports."""
+
+    backend: str
+    """Name of engines.select.ENGINES."""
+    precision: str
+    """fp32, bf16, fp16 or int8."""
+    device: str
+    """For a person, for example "CPU" or "NVIDIA GeForce RTX 4060"."""
+    height: int
+    width: int
+    classes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """Names of the arrays that `run` returns."""
+    model: str
+    model_sha256: str
+    runtime_version: str
+    load_ms: float
+
+
+class Engine(Protocol):
+    """A runtime that holds one model and runs it; safe to call from several threads."""
+
+    info: EngineInfo
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Run uint8 images of shape (N, 1, H, W); return float32 arrays by output name.
+
+        logits (N, K, H, W); gate_k, spatial_k (N, 1, h, w); memory_k (N, 1, h, w); embedding (N, C).
+        A configuration without a module has no such output; info.outputs names what there is.
+
+        Raises ValueError for images of another dtype or shape, EngineError when the runtime fails or is closed.
+        """
+
+    def close(self) -> None:
+        """Free the runtime; a second call does nothing."""
+
+
+def check_images(images: np.ndarray, info: EngineInfo) -> None:
+    """Raise ValueError unless images are uint8 of shape (N, 1, H, W) with N >= 1 and the model's H and W."""
+    expected = (1, info.height, info.width)
+    if images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8, not {images.dtype}")
+    if images.ndim != 4 or images.shape[0] < 1 or images.shape[1:] != expected:
+        raise ValueError(f"images must have the shape (N, {', '.join(map(str, expected))}), not {images.shape}")

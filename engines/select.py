@@ -1,0 +1,144 @@
+"""Which runtimes are here, in which order they are tried, and why one was passed over; never imports torch.
+
+Not here: measuring them. Without a measured ranking the order is fixed: fastest kind first.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.metadata
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engines.base import Engine, EngineUnavailable
+from engines.graph import usable_graph
+from sgmsnet.checkpoint import ModelFiles
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime could hold a model here, with the reason in one sentence."""
+
+    name: str
+    available: bool
+    reason: str
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An open engine, and what was tried before it."""
+
+    engine: Engine
+    skipped: tuple[Availability, ...]
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """What is known of a runtime without importing it."""
+
+    module: str
+    distributions: tuple[str, ...]
+    """Any of these brings the module."""
+    needs_graph: bool
+    open: Callable[[ModelFiles, str | None], Engine]
+
+
+def _open_onnxruntime(model: ModelFiles, precision: str | None) -> Engine:
+    from engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(model, precision=precision)
+
+
+def _open_openvino(model: ModelFiles, precision: str | None) -> Engine:
+    from engines.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(model, precision=precision)
+
+
+def _open_pytorch(model: ModelFiles, precision: str | None) -> Engine:
+    from engines.pytorch_engine import PyTorchEngine
+
+    return PyTorchEngine(model, precision=precision)
+
+
+_RUNTIMES = {
+    "openvino": _Runtime("openvino", ("openvino",), True, _open_openvino),
+    "onnxruntime": _Runtime("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), True, _open_onnxruntime),
+    "pytorch": _Runtime("torch", ("torch",), False, _open_pytorch),
+}
+ENGINES: tuple[str, ...] = tuple(_RUNTIMES)
+"""Names that `open_engine` takes besides "auto", in the order without a GPU."""
+
+
+def ranking() -> tuple[str, ...]:
+    """Engine names, best first; ONNX Runtime leads where it can use CUDA."""
+    if _version(("onnxruntime-gpu",)) and ctypes.util.find_library("cuda"):
+        return ("onnxruntime", *(name for name in ENGINES if name != "onnxruntime"))
+    return ENGINES
+
+
+def probe(model: ModelFiles) -> list[Availability]:
+    """What is known of each runtime for this model here, in ranking order; imports none and never raises."""
+    return [_probe(name, model) for name in ranking()]
+
+
+def choose(name: str, model: ModelFiles, *, precision: str | None = None) -> Choice:
+    """Open the named engine, or with "auto" the first of the ranking that opens.
+
+    Raises EngineUnavailable: with the reason of the named engine, or with every reason when none opens.
+    """
+    if name != "auto" and name not in ENGINES:
+        raise EngineUnavailable(f"there is no engine {name!r}; there are auto, {', '.join(ENGINES)}")
+    skipped: list[Availability] = []
+    for candidate in ranking() if name == "auto" else (name,):
+        found = _probe(candidate, model)
+        if found.available:
+            try:
+                return Choice(_RUNTIMES[candidate].open(model, precision), tuple(skipped))
+            except EngineUnavailable as error:
+                found = Availability(candidate, False, str(error), found.version)
+        if name != "auto":
+            raise EngineUnavailable(found.reason)
+        _log.info("engine %s passed over: %s", candidate, found.reason)
+        skipped.append(found)
+    reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped)
+    raise EngineUnavailable(f"no engine can run {model.name} ({reasons})")
+
+
+def open_engine(name: str, model: ModelFiles, *, precision: str | None = None) -> Engine:
+    """The engine of `choose`, without what was passed over."""
+    return choose(name, model, precision=precision).engine
+
+
+def _probe(name: str, model: ModelFiles) -> Availability:
+    runtime = _RUNTIMES[name]
+    version = _version(runtime.distributions)
+    if not _importable(runtime.module):
+        return Availability(name, False, f"the package {runtime.distributions[0]} is not installed", None)
+    if runtime.needs_graph:
+        try:
+            usable_graph(model)
+        except EngineUnavailable as error:
+            return Availability(name, False, str(error), version)
+    return Availability(name, True, "installed", version)
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a half-removed package
+        return False
+
+
+def _version(distributions: tuple[str, ...]) -> str | None:
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
