@@ -1,0 +1,129 @@
+"""The command line of export: `python -m export onnx | reference | verify | benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engines.base import EngineError, EngineUnavailable
+from export import ExportError, benchmark
+from sgmsnet.checkpoint import ModelFiles, find
+from sgmsnet.imaging import SUFFIXES, load, prepare
+
+_OPSET = 20
+_OPSET_JETPACK_6_0 = 17
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 1 with one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ModuleNotFoundError as error:
+        print(f"export needs the package {error.name}; requirements-train.txt has it", file=sys.stderr)
+    except (ExportError, EngineUnavailable, EngineError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    onnx = commands.add_parser("onnx", help="write an ONNX graph, checked and run in ONNX Runtime")
+    onnx.set_defaults(command=_onnx)
+    onnx.add_argument("--output", type=Path, help="file to write (default: NAME.onnx in this folder)")
+    onnx.add_argument(
+        "--opset", type=int, default=_OPSET, help=f"{_OPSET_JETPACK_6_0} for JetPack 6.0 (default: {_OPSET})"
+    )
+    onnx.add_argument("--no-attention", action="store_true", help="leave the attention maps out")
+    onnx.add_argument(
+        "--weights-in-place",
+        action="store_true",
+        help="write a small graph beside the weights that points into them",
+    )
+
+    reference = commands.add_parser("reference", help="store PyTorch's outputs for some images")
+    reference.set_defaults(command=_reference)
+    verify = commands.add_parser("verify", help="compare an engine with PyTorch FP32; status 1 out of bounds")
+    verify.set_defaults(command=_verify)
+    verify.add_argument("--engine", default="auto")
+    verify.add_argument("--precision")
+    verify.add_argument("--json", type=Path, help="write the figures to this file too")
+
+    bench = commands.add_parser("benchmark", help="time engines, stages and the page; status 3 on a busy machine")
+    bench.set_defaults(command=benchmark.run)
+    benchmark.add_arguments(bench)
+
+    for command in (onnx, reference, verify):
+        command.add_argument("--model", default="cxr", help="name of a shipped model or a .safetensors file")
+    reference.add_argument("--images", type=Path, nargs="+", required=True, help="X-rays or folders of them")
+    verify.add_argument(
+        "--images", type=Path, nargs="+", help="X-rays or folders of them (default: the stored reference)"
+    )
+    return parser
+
+
+def _onnx(options: argparse.Namespace) -> int:
+    from export import to_onnx
+
+    files = find(options.model, check_graph=False)
+    if options.weights_in_place:
+        if options.output or options.no_attention or options.opset != to_onnx.OPSET:
+            raise ValueError("--weights-in-place has one form: it takes no --output, --opset or --no-attention")
+        written = to_onnx.export_in_place(files)
+    else:
+        output = options.output or Path(f"{files.name}.onnx")
+        written = to_onnx.export(files, output, opset=options.opset, attention=not options.no_attention)
+    print(f"{written}: {written.stat().st_size / 1e6:.2f} MB, same answers as PyTorch in ONNX Runtime")
+    return 0
+
+
+def _reference(options: argparse.Namespace) -> int:
+    from export import to_onnx
+
+    files = find(options.model, check_graph=False)
+    written = to_onnx.write_reference(files, _prepared(options.images, files))
+    print(f"{written}: {written.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from engines.select import open_engine
+    from export.verify import verify, verify_reference
+
+    files = find(options.model)
+    engine = open_engine(options.engine, files, precision=options.precision)
+    try:
+        if options.images:
+            parity = verify(files, engine, _prepared(options.images, files))
+        else:
+            parity = verify_reference(files, engine)
+    finally:
+        engine.close()
+    text = json.dumps(parity.to_dict(), indent=2, allow_nan=False)
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if parity.passed else 1
+
+
+def _prepared(paths: Sequence[Path], files: ModelFiles) -> np.ndarray:
+    """X-rays, and those in folders, as uint8 (N, 1, H, W)."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES)
+        found += inside if path.is_dir() else [path]
+    if not found:
+        raise ValueError("there is no X-ray in these folders")
+    size = {"height": files.config.height, "width": files.config.width}
+    return np.stack([prepare(load(path), **size)[0] for path in found])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

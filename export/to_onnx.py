@@ -1,0 +1,321 @@
+"""Weights to ONNX: a self-contained file for everyone, or a small graph that points into the weights.
+
+Not here: building engines, and choosing one. Every graph takes uint8 images (N, 1, H, W) with a free N and fixed
+H and W, gives FP32 outputs, and has been run in ONNX Runtime against PyTorch before it is put in place.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from export import ExportError
+from sgmsnet import __version__
+from sgmsnet.checkpoint import ModelFiles, load_network
+from sgmsnet.formats import tensor_places
+
+if TYPE_CHECKING:
+    from sgmsnet.model import SGMSNet
+
+OPSET = 20
+OPSET_JETPACK_6_0 = 17
+"""The largest opset of TensorRT 8.6; the newer exporter cannot write it."""
+LARGEST_DIFFERENCE = 1e-3
+"""Between PyTorch FP32 and ONNX Runtime, on every output."""
+_REFERENCE_BYTES = 1_500_000
+_FOLDED_ELEMENTS = 1024  # constants that folding may make: shapes and scalars, never a copy of a weight
+_ONNX_DTYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
+
+
+class _Exported(nn.Module):  # type: ignore[misc]
+    """The network with its outputs as a tuple, in the order of `names`."""
+
+    def __init__(self, network: SGMSNet, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = names
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """uint8 images (N, 1, H, W) -> the outputs."""
+        outputs = self.network(images)
+        return tuple(outputs[name] for name in self.names)
+
+
+def export(files: ModelFiles, output: Path, *, opset: int = OPSET, attention: bool = True) -> Path:
+    """Write a self-contained ONNX file, weights as FP32 inside; returns its path.
+
+    `attention=False` leaves the attention maps out. Raises ExportError when the graph is not as asked or does
+    not give PyTorch's answer.
+    """
+    names = _output_names(files, attention=attention)
+    network = load_network(files)
+    graph = _graph(network, names, opset=opset)
+    return _finish(files, network, graph, Path(output), opset=opset)
+
+
+def export_in_place(files: ModelFiles) -> Path:
+    """Write NAME.onnx beside NAME.safetensors, with initialisers that point into it by offset; returns its path.
+
+    FP16 tensors are cast to FP32 in the graph, one-dimensional ones are FP32 as stored. Raises ExportError as
+    `export` does.
+    """
+    names = _output_names(files, attention=True)
+    network = load_network(files)
+    graph = _graph(network, names, opset=OPSET)
+    _point_into(graph, files.weights)
+    return _finish(files, network, graph, files.weights.with_suffix(".onnx"), opset=OPSET)
+
+
+def write_reference(files: ModelFiles, images: np.ndarray) -> Path:
+    """Store FP32 outputs of PyTorch for uint8 images (N, 1, H, W) as NAME.reference.npz beside the weights.
+
+    Where torch is absent, runtimes are compared with these. Trailing images are left out while the file is
+    larger than 1.5 MB. Raises ExportError when one image alone is.
+    """
+    everything = {"images": images, **run_pytorch(load_network(files), images)}
+    target = files.weights.with_suffix(".reference.npz")
+    temporary = target.with_name(f"{files.weights.stem}.part.npz")
+    try:
+        for count in range(len(images), 0, -1):
+            arrays = {name: values[:count] for name, values in everything.items()}
+            arrays["weights_sha256"] = np.array(files.sha256)
+            np.savez_compressed(temporary, allow_pickle=False, **arrays)
+            if temporary.stat().st_size <= _REFERENCE_BYTES:
+                temporary.replace(target)
+                return target
+    finally:
+        temporary.unlink(missing_ok=True)
+    raise ExportError(f"{target.name} would be larger than {_REFERENCE_BYTES} bytes with a single image")
+
+
+def run_pytorch(network: SGMSNet, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs of the network in FP32 for uint8 images (N, 1, H, W), one image at a time."""
+    with torch.inference_mode():
+        each = [network(torch.from_numpy(images[index : index + 1])) for index in range(len(images))]
+    return {name: np.concatenate([outputs[name].numpy() for outputs in each]) for name in each[0]}
+
+
+def _output_names(files: ModelFiles, *, attention: bool) -> tuple[str, ...]:
+    maps = () if attention else files.config.attention
+    return tuple(name for name in files.config.outputs if name not in maps)
+
+
+def _graph(network: SGMSNet, names: tuple[str, ...], *, opset: int) -> onnx.ModelProto:
+    """The graph with one FP32 initialiser per tensor, named as in the weights file, and batch norm kept."""
+    module = _Exported(network, names).eval()
+    # A sample of batch 1 would silently freeze the batch.
+    sample = torch.zeros(2, 1, network.config.height, network.config.width, dtype=torch.uint8)
+    with _quiet_exporter():
+        trace = _export_by_dynamo if opset >= 18 else _export_by_tracing
+        model = trace(module, sample, opset=opset)
+    _rename_initialisers(model)
+    _drop_zero_biases(model, set(network.state_dict()))
+    _strip(model)
+    return model
+
+
+def _export_by_dynamo(module: _Exported, sample: Tensor, *, opset: int) -> onnx.ModelProto:
+    from onnxscript import optimizer
+
+    program = torch.onnx.export(
+        module,
+        (sample,),
+        dynamo=True,
+        optimize=False,  # it would merge equal weights and make transposed copies of the memory
+        opset_version=opset,
+        input_names=["images"],
+        output_names=list(module.names),
+        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=4096)}},
+        verbose=False,
+    )
+    assert program is not None
+    optimizer.fold_constants(
+        program.model,
+        input_size_limit=_FOLDED_ELEMENTS,
+        output_size_limit=_FOLDED_ELEMENTS,
+        should_fold=lambda node: False if node.op_type == "Transpose" else None,  # a copy of the memory's keys
+    )
+    optimizer.remove_unused_nodes(program.model)
+    return program.model_proto
+
+
+def _export_by_tracing(module: _Exported, sample: Tensor, *, opset: int) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (sample,),
+        buffer,
+        dynamo=False,
+        opset_version=opset,
+        training=torch.onnx.TrainingMode.PRESERVE,  # eval, without folding batch norm into convolutions
+        do_constant_folding=False,
+        input_names=["images"],
+        output_names=list(module.names),
+        dynamic_axes={name: {0: "batch"} for name in ("images", *module.names)},
+    )
+    return onnx.load_from_string(buffer.getvalue())
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    # What the exporters say about their own internals and about torchvision, which is not used here.
+    loggers = [logging.getLogger("torch.onnx"), logging.getLogger("onnxscript"), logging.getLogger("onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec", category=FutureWarning)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _rename_initialisers(model: onnx.ModelProto) -> None:
+    # "network." is the wrapper's prefix; without it the names are those of the weights file.
+    names = {entry.name: entry.name.removeprefix("network.") for entry in model.graph.initializer}
+    for entry in model.graph.initializer:
+        entry.name = names[entry.name]
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+
+
+def _drop_zero_biases(model: onnx.ModelProto, own: set[str]) -> None:
+    # The newer exporter gives every convolution without a bias one that is zero.
+    zeros = {
+        entry.name
+        for entry in model.graph.initializer
+        if entry.name not in own and not onnx.numpy_helper.to_array(entry).any()
+    }
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in zeros:
+            del node.input[2]
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove unused initialisers, and traces of the machine and the source that exporters leave on nodes."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    kept = [entry for entry in graph.initializer if entry.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    del graph.value_info[:]
+    del model.metadata_props[:]
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+
+
+def _point_into(model: onnx.ModelProto, weights: Path) -> None:
+    """Replace initialisers by references into the safetensors file, which must lie in the graph's folder."""
+    places = tensor_places(weights)
+    casts = []
+    for entry in model.graph.initializer:
+        place = places.get(entry.name)
+        if place is None:
+            continue  # a shape or a scalar of the graph itself
+        if tuple(entry.dims) != place.shape:
+            raise ExportError(f"the graph's {entry.name} has another shape than the weights'")
+        if place.dtype == "F16":
+            casts.append(helper.make_node("Cast", [f"{entry.name}.fp16"], [entry.name], to=TensorProto.FLOAT))
+            entry.name += ".fp16"
+        entry.data_type = _ONNX_DTYPES[place.dtype]
+        for field in ("raw_data", "float_data"):
+            entry.ClearField(field)
+        entry.data_location = TensorProto.EXTERNAL
+        del entry.external_data[:]
+        for key, value in (("location", weights.name), ("offset", place.offset), ("length", place.length)):
+            entry.external_data.add(key=key, value=str(value))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _finish(
+    files: ModelFiles,
+    network: SGMSNet,
+    model: onnx.ModelProto,
+    target: Path,
+    *,
+    opset: int,
+) -> Path:
+    """Name, check and run the graph under a temporary name, then put it in place."""
+    model.graph.name = files.name
+    model.producer_name, model.producer_version = "sgmsnet", __version__
+    metadata = {
+        "name": files.name,
+        "weights_sha256": files.sha256,
+        "classes": json.dumps(files.config.classes),
+        "thresholds": json.dumps(files.thresholds),
+        "temperature": json.dumps(files.temperature),
+        "producer": f"sgmsnet {__version__}",
+    }
+    helper.set_model_props(model, metadata)
+    _assert_opset(model, opset)
+    _assert_shapes(model, files)
+    temporary = target.with_name(target.name + ".part")
+    try:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(temporary), full_check=True)
+        assert_parity(temporary, network)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _assert_opset(model: onnx.ModelProto, opset: int) -> None:
+    found = {entry.domain: entry.version for entry in model.opset_import}
+    if found != {"": opset}:
+        raise ExportError(f"opset {opset} was asked for and the exporter wrote {found}")
+
+
+def _assert_shapes(model: onnx.ModelProto, files: ModelFiles) -> None:
+    (images,) = model.graph.input
+    dims = images.type.tensor_type.shape.dim
+    fixed = [entry.dim_value for entry in dims[1:]]
+    if not dims[0].dim_param or fixed != [1, files.config.height, files.config.width]:
+        raise ExportError("the graph's input is not (N, 1, H, W) with a free N")
+    if images.type.tensor_type.elem_type != TensorProto.UINT8:
+        raise ExportError("the graph's input is not uint8")
+    for output in model.graph.output:
+        dims = output.type.tensor_type.shape.dim
+        if not dims[0].dim_param or output.type.tensor_type.elem_type != TensorProto.FLOAT:
+            raise ExportError(f"the graph's output {output.name} is not FP32 with a free batch")
+
+
+def assert_parity(graph: Path, network: SGMSNet) -> None:
+    """Run the graph in ONNX Runtime at batch 1 and 3; raise ExportError where it is not within 1e-3 of PyTorch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    generator = np.random.default_rng(0)
+    for batch in (1, 3):
+        shape = (batch, 1, network.config.height, network.config.width)
+        images = generator.integers(0, 256, shape, dtype=np.uint8)
+        expected = run_pytorch(network, images)
+        for name, value in zip(names, session.run(names, {"images": images}), strict=True):
+            if value.shape != expected[name].shape:
+                raise ExportError(f"{name} has the shape {value.shape} at batch {batch} in ONNX Runtime")
+            difference = float(np.abs(value - expected[name]).max())
+            if not difference < LARGEST_DIFFERENCE:  # also true for NaN
+                raise ExportError(f"{name} differs by {difference:.2g} between PyTorch and ONNX Runtime")
