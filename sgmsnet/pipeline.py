@@ -1,0 +1,216 @@
+"""The way of an X-ray from file or bytes to Prediction, with any Engine. Writes no files, draws nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from engines.base import Engine, EngineError, EngineInfo
+from sgmsnet import imaging
+from sgmsnet.imaging import Geometry, Radiograph, Source, UnreadableImageError
+from sgmsnet.prediction import Failure, Familiarity, Prediction, check_thresholds
+
+_ATTENTION = ("gate_", "spatial_", "memory_")
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """An image that is ready to run: planes uint8 (1, h, w), and what is needed to find the way back."""
+
+    image: str
+    radiograph: Radiograph
+    planes: np.ndarray
+    geometry: Geometry
+    timings_ms: dict[str, float]
+
+
+class Pipeline:
+    """One engine and the model's thresholds; safe to call from several threads if the engine is.
+
+    familiarity judges an embedding, float32 (C,), against the training images; without it the predictions
+    do not say whether the image is familiar. Classes without a threshold get 0.5, without a temperature 1.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        thresholds: Mapping[str, float],
+        temperature: Mapping[str, float],
+        familiarity: Callable[[np.ndarray], Familiarity] | None = None,
+    ) -> None:
+        """Raise ValueError for a threshold outside (0, 1) or of an unknown class."""
+        classes = engine.info.classes
+        check_thresholds(thresholds, classes)
+        self.engine = engine
+        self.thresholds = {name: float(thresholds.get(name, 0.5)) for name in classes}
+        self.temperature = {name: float(temperature.get(name, 1.0)) for name in classes}
+        self._familiarity = familiarity
+
+    @property
+    def info(self) -> EngineInfo:
+        """The engine's facts."""
+        return self.engine.info
+
+    def predict(
+        self, source: Source, *, name: str | None = None, thresholds: Mapping[str, float] | None = None
+    ) -> Prediction:
+        """Predict one file, bytes or grey array.
+
+        Raises UnreadableImageError, EngineError, and ValueError for a bad threshold.
+        """
+        chosen = self._chosen(thresholds)
+        return self._run([self._prepare(source, _name_of(source, name=name))], chosen)[0]
+
+    def predict_many(
+        self,
+        sources: Iterable[Source],
+        *,
+        batch_size: int = 8,
+        workers: int = 2,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> Iterator[Prediction | Failure]:
+        """Predict many images in order; decoding in `workers` threads overlaps running.
+
+        A batch is what is decoded by then, at most batch_size. No more than batch_size + workers images are
+        held beside the batch in hand, however many sources there are. An image that cannot be read or run
+        becomes a Failure. Raises ValueError for bad options, at once.
+        """
+        if batch_size < 1 or workers < 1:
+            raise ValueError("The batch size and the number of workers must be at least 1.")
+        return self._predict_many(iter(sources), batch_size, workers, self._chosen(thresholds))
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+    def _predict_many(
+        self, sources: Iterator[Source], batch_size: int, workers: int, thresholds: dict[str, float]
+    ) -> Iterator[Prediction | Failure]:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        window: deque[Future[_Prepared | Failure]] = deque()
+        numbered = enumerate(sources, start=1)
+
+        def refill() -> None:
+            for number, source in islice(numbered, batch_size + workers - len(window)):
+                window.append(pool.submit(self._prepare_or_fail, source, _name_of(source, number=number)))
+
+        try:
+            refill()
+            while window:
+                items = _take_ready(window, batch_size)
+                refill()  # before running, so that decoding goes on meanwhile
+                yield from self._outcomes(items, thresholds)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _chosen(self, thresholds: Mapping[str, float] | None) -> dict[str, float]:
+        check_thresholds(thresholds or {}, self.info.classes)
+        return {**self.thresholds, **(thresholds or {})}
+
+    def _prepare(self, source: Source, name: str) -> _Prepared:
+        start = time.perf_counter()
+        radiograph = imaging.load(source, name=name)
+        loaded = time.perf_counter()
+        planes, geometry = imaging.prepare(radiograph, height=self.info.height, width=self.info.width)
+        timings_ms = {"decode": _ms(start, loaded), "prepare": _ms(loaded, time.perf_counter())}
+        return _Prepared(name, radiograph, planes, geometry, timings_ms)
+
+    def _prepare_or_fail(self, source: Source, name: str) -> _Prepared | Failure:
+        try:
+            return self._prepare(source, name)
+        except UnreadableImageError as error:
+            return Failure(name, str(error))
+        except OSError as error:
+            return Failure(name, f"{name}: the file could not be read ({error.strerror or error})")
+
+    def _outcomes(
+        self, items: Sequence[_Prepared | Failure], thresholds: dict[str, float]
+    ) -> Iterator[Prediction | Failure]:
+        """Run what was prepared as one batch; if that fails, one by one, so that only the culprits fail."""
+        prepared = [item for item in items if isinstance(item, _Prepared)]
+        try:
+            predictions = iter(self._run(prepared, thresholds))
+        except EngineError as error:
+            if len(items) == 1:
+                yield Failure(items[0].image, str(error))
+            else:
+                for item in items:
+                    yield from self._outcomes([item], thresholds)
+            return
+        for item in items:
+            yield item if isinstance(item, Failure) else next(predictions)
+
+    def _run(self, items: Sequence[_Prepared], thresholds: dict[str, float]) -> list[Prediction]:
+        if not items:
+            return []
+        start = time.perf_counter()
+        outputs = self.engine.run(np.stack([item.planes for item in items]))  # (N, 1, h, w)
+        run_ms = _ms(start, time.perf_counter()) / len(items)
+        for item, logits in zip(items, outputs["logits"], strict=True):
+            if not np.isfinite(logits).all():
+                engine = f"{self.info.backend} ({self.info.precision}, {self.info.device})"
+                raise EngineError(
+                    f"{item.image}: the engine {engine} gave values that are not finite; "
+                    "choose another engine or precision"
+                )
+        return [
+            self._finish(item, {name: array[i] for name, array in outputs.items()}, run_ms, thresholds)
+            for i, item in enumerate(items)
+        ]
+
+    def _finish(
+        self, item: _Prepared, outputs: dict[str, np.ndarray], run_ms: float, thresholds: dict[str, float]
+    ) -> Prediction:
+        start = time.perf_counter()
+        embedding = outputs.get("embedding")
+        verdict = None
+        if self._familiarity is not None and embedding is not None:
+            verdict = self._familiarity(embedding)
+        timings_ms = {**item.timings_ms, "run": run_ms}
+        prediction = Prediction(
+            image=item.image,
+            radiograph=item.radiograph,
+            geometry=item.geometry,
+            classes=self.info.classes,
+            thresholds=dict(thresholds),
+            temperature=dict(self.temperature),
+            logits=outputs["logits"],
+            attention={name: a[0] for name, a in outputs.items() if name.startswith(_ATTENTION)},
+            embedding=embedding,
+            engine=self.info,
+            timings_ms=timings_ms,
+            familiarity=verdict,
+        )
+        _ = prediction.measurements  # computes and keeps the masks, so that their time is counted here
+        timings_ms["postprocess"] = _ms(start, time.perf_counter())
+        return prediction
+
+
+def _take_ready(window: deque[Future[_Prepared | Failure]], most: int) -> list[_Prepared | Failure]:
+    """Wait for the oldest image and take it with those behind it that are ready too, in order."""
+    items = [window.popleft().result()]
+    while window and len(items) < most and window[0].done():
+        items.append(window.popleft().result())
+    return items
+
+
+def _name_of(source: Source, *, name: str | None = None, number: int | None = None) -> str:
+    """The base name of a file; for bytes and arrays the name given, else "image" and its number."""
+    if name is not None:
+        return Path(name).name or name
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).name or str(source)
+    return "image" if number is None else f"image {number}"
+
+
+def _ms(start: float, end: float) -> float:
+    return (end - start) * 1000

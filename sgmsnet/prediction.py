@@ -1,0 +1,193 @@
+"""The result for one X-ray: masks at the image's own size, measurements, the result record. Runs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from engines.base import EngineInfo
+from sgmsnet.imaging import Geometry, Radiograph
+from sgmsnet.measurements import LUNGS, Measurements, find_divider, measure
+
+STAGES = ("decode", "prepare", "run", "postprocess", "encode")
+
+RECORD_KEYS = (
+    "image",
+    "width",
+    "height",
+    "spacing_mm",
+    "thresholds",
+    "areas_px",
+    "areas_mm2",
+    "infected_share",
+    "infection_outside_lungs_px",
+    "familiar",
+    "familiarity",
+    "sides_known",
+    "engine",
+    "precision",
+    "device",
+    "model",
+    "model_sha256",
+    "timings_ms",
+    "error",
+)
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How much an image resembles those the model was trained on: score in [0, 1], and the verdict."""
+
+    score: float
+    familiar: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that gave no prediction, and why, in one sentence for a person."""
+
+    image: str
+    sentence: str
+
+    def record(self) -> dict[str, Any]:
+        """The failure in the result schema."""
+        return failure_record(self.image, self.sentence)
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value, so == would raise
+class Prediction:
+    """What a model says about one X-ray, before and after thresholds.
+
+    logits are float32 (K, h, w) on the model's grid, attention float32 (h, w) by name in [0, 1], embedding
+    float32 (C,) or None. thresholds are probabilities by class, temperature divides the logits by class.
+    Raises ValueError where a threshold or temperature is missing or out of range.
+    """
+
+    image: str
+    radiograph: Radiograph
+    geometry: Geometry
+    classes: tuple[str, ...]
+    thresholds: dict[str, float]
+    temperature: dict[str, float]
+    logits: np.ndarray
+    attention: dict[str, np.ndarray]
+    embedding: np.ndarray | None
+    engine: EngineInfo
+    timings_ms: dict[str, float]
+    familiarity: Familiarity | None = None
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.thresholds, self.classes)
+        for name in self.classes:
+            if name not in self.thresholds:
+                raise ValueError(f"There is no threshold for the class {name!r}.")
+            if not self.temperature.get(name, 0) > 0:
+                raise ValueError(f"The temperature of the class {name!r} must be a positive number.")
+
+    @cached_property
+    def masks(self) -> dict[str, np.ndarray]:
+        """Bool (H, W) by class, at the image's own size: probability > threshold."""
+        return {name: self._mask(name) for name in self.classes}
+
+    @cached_property
+    def divider(self) -> np.ndarray | None:
+        """float64 (H,): pixels with `column < divider[row]` are on the patient's right; None if unknown."""
+        if LUNGS not in self.classes:
+            return None
+        g = self.geometry
+        plane = self.logits[self.classes.index(LUNGS)]
+        inside = plane[g.top : g.top + g.height, g.left : g.left + g.width]
+        return find_divider(inside > self._cut(LUNGS), height=g.image_height, width=g.image_width)
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        """Areas and infected share at the present thresholds."""
+        return measure(self.masks, divider=self.divider, spacing_mm=self.radiograph.spacing_mm)
+
+    def probability(self, name: str) -> np.ndarray:
+        """float32 (H, W) in [0, 1] of one class, at the image's own size; ValueError for an unknown class."""
+        if name not in self.classes:
+            raise ValueError(f"The model has no class {name!r}; it has {_listed(self.classes)}.")
+        probability: np.ndarray = expit(self._restored_logits(name) / np.float32(self.temperature[name]))
+        return probability
+
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> Prediction:
+        """The same prediction at other thresholds; classes that are not named keep theirs."""
+        return replace(self, thresholds={**self.thresholds, **thresholds})
+
+    def record(self) -> dict[str, Any]:
+        """The result schema (docs/prediction.schema.json) as a dict that json.dumps takes."""
+        m, share = self.measurements, self.measurements.infected_share
+        spacing = self.radiograph.spacing_mm
+        verdict = self.familiarity
+        return {
+            "image": self.image,
+            "width": self.geometry.image_width,
+            "height": self.geometry.image_height,
+            "spacing_mm": None if spacing is None else [float(value) for value in spacing],
+            "thresholds": {name: float(self.thresholds[name]) for name in self.classes},
+            "areas_px": m.areas_px,
+            "areas_mm2": m.areas_mm2,
+            "infected_share": {"left": share.left, "right": share.right, "both": share.both},
+            "infection_outside_lungs_px": m.infection_outside_lungs_px,
+            "familiar": None if verdict is None else bool(verdict.familiar),
+            "familiarity": None if verdict is None else float(verdict.score),
+            "sides_known": m.sides_known,
+            "engine": self.engine.backend,
+            "precision": self.engine.precision,
+            "device": self.engine.device,
+            "model": self.engine.model,
+            "model_sha256": self.engine.model_sha256,
+            "timings_ms": {stage: _rounded(self.timings_ms.get(stage)) for stage in STAGES},
+            "error": None,
+        }
+
+    def _mask(self, name: str) -> np.ndarray:
+        # Compared as logits, which spares an exponential for every pixel of a large image.
+        cut = self._cut(name)
+        if self.logits[self.classes.index(name)].max() <= cut:
+            # Between values that do not pass, none does: a healthy chest costs no resizing.
+            return np.zeros((self.geometry.image_height, self.geometry.image_width), np.bool_)
+        mask: np.ndarray = self._restored_logits(name) > cut
+        return mask
+
+    def _restored_logits(self, name: str) -> np.ndarray:
+        """float32 (H, W): resized before temperature, sigmoid and threshold, so that borders stay sharp."""
+        return self.geometry.restore(self.logits[self.classes.index(name)])
+
+    def _cut(self, name: str) -> float:
+        return logit_cut(self.thresholds[name], self.temperature[name])
+
+
+def logit_cut(threshold: float, temperature: float) -> float:
+    """The x with sigmoid(x / temperature) = threshold, so that x > cut says the same as p > threshold."""
+    return temperature * math.log(threshold / (1 - threshold))
+
+
+def check_thresholds(thresholds: Mapping[str, float], classes: tuple[str, ...]) -> None:
+    """Raise ValueError for a class the model does not have or a threshold outside (0, 1)."""
+    for name, threshold in thresholds.items():
+        if name not in classes:
+            raise ValueError(f"The model has no class {name!r}; it has {_listed(classes)}.")
+        if not 0 < threshold < 1:
+            raise ValueError(f"The threshold of {name} must lie between 0 and 1, not at {threshold:g}.")
+
+
+def failure_record(image: str, sentence: str) -> dict[str, Any]:
+    """The result schema for an image that gave no prediction: all null but its name and the error."""
+    record: dict[str, Any] = dict.fromkeys(RECORD_KEYS)
+    return {**record, "image": image, "error": sentence}
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(float(milliseconds), 3)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
