@@ -1,0 +1,180 @@
+"""Which image belongs to which masks: folders in several layouts -> lists of samples; no pixels are read here."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "val", "all"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+QATA_TRAIN_IMAGES = 5716
+"""Images of Kaggle's `Train Set`, in order of their names, that train; the 1,429 after them validate (LViT, SGSeg)."""
+HELD_OUT_PERCENT = 20
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used, told in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One folder of images and what its masks label."""
+
+    path: str
+    """Folder, absolute or under the data root."""
+    masks: Mapping[str, str] = field(default_factory=dict)
+    """Class name -> name of its mask folder beside the image folder."""
+    empty: tuple[str, ...] = ()
+    """Classes that are absent from every image of this source by definition, as infection from healthy chests."""
+    include: str = ""
+    """Regular expression that a stem must contain to be used."""
+    adults: bool | None = None
+    """True: only grown-ups (18 years or more), False: only children, by the ages of sources.csv; None: everybody."""
+    weight: float = 1.0
+    """Share of an epoch's samples that come from here, relative to the other sources."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "empty", tuple(self.empty))
+        if not self.masks and not self.empty:
+            raise DatasetError(f"source {self.path}: name the mask folder of a class, or the classes that are empty")
+        if self.weight < 0:
+            raise DatasetError(f"source {self.path}: weight must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image, its mask files by class, and the classes known to be absent from it."""
+
+    image: Path
+    masks: Mapping[str, Path]
+    empty: frozenset[str]
+    group: str
+    """What is resampled together: the patient where known, otherwise the stem."""
+
+    @property
+    def labelled(self) -> frozenset[str]:
+        """Classes with a known answer; all others stay out of loss and metrics."""
+        return frozenset(self.masks) | self.empty
+
+
+KNOWN_SOURCES: dict[str, SourceConfig] = {
+    "qata": SourceConfig(path="qata", masks={"infection": "masks"}),
+    "infection": SourceConfig(path="infection", masks={"infection": "masks"}),
+    "lungs": SourceConfig(path="lungs", masks={"lungs": "masks"}),
+    "healthy": SourceConfig(path="healthy", masks={"lungs": "masks"}, empty=("infection",)),
+}
+"""What the folders of the data root label, by folder name."""
+
+
+def data_root() -> Path:
+    """The folder that SGMSNET_DATA names; by default `shared/data` beside the checkout."""
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    return Path(os.environ.get("SGMSNET_DATA", beside))
+
+
+def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | None = None) -> list[Sample]:
+    """List the samples of a source in order of their names.
+
+    Understands `<split>/images` and `<split>/masks`, plain `images` and `masks` with equal stems (a fifth, chosen
+    by a hash of the stem, validates), QaTa-COV19 as Kaggle lays it out, and COVID-QU-Ex. An image without the mask
+    of a class counts as unlabelled for that class. Raises DatasetError when nothing can be used.
+    """
+    folder = (root or data_root()) / source.path
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; SGMSNET_DATA names the folder that holds the data sets")
+    try:
+        wanted = re.compile(source.include)
+    except re.error as error:
+        raise DatasetError(f"source {source.path}: include is no regular expression ({error})") from None
+    ages = _ages(folder) if source.adults is not None else {}
+    samples = []
+    for image, masks in _pairs(folder, source.masks, split):
+        if not wanted.search(image.stem) or (source.adults is not None and ages.get(image.stem) != source.adults):
+            continue
+        empty = frozenset(source.empty) - set(masks)
+        if masks or empty:
+            samples.append(Sample(image=image, masks=masks, empty=empty, group=_group(image.stem)))
+    if not samples:
+        raise DatasetError(f"{folder}: found no labelled image for the {split} part")
+    return samples
+
+
+def _pairs(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
+    if (folder / "Train Set" / "Images").is_dir():
+        yield from _kaggle_qata(folder, masks, split)
+    elif (covid_qu_ex := _covid_qu_ex_root(folder)) is not None:
+        yield from _covid_qu_ex(covid_qu_ex, masks, split)
+    elif (folder / "images").is_dir():
+        for image in _images(folder / "images"):
+            held_out = zlib.crc32(image.stem.encode()) % 100 < HELD_OUT_PERCENT
+            if split == "all" or (split == "val") == held_out:
+                yield image, _masks_of(image.stem, folder, masks)
+    else:
+        for part in ("train", "val") if split == "all" else (split,):
+            if not (folder / part / "images").is_dir():
+                raise DatasetError(f"{folder}: expected {part}/images and {part}/masks, or images and masks")
+            for image in _images(folder / part / "images"):
+                yield image, _masks_of(image.stem, folder / part, masks)
+
+
+def _kaggle_qata(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
+    images = _images(folder / "Train Set" / "Images")
+    parts = {"train": images[:QATA_TRAIN_IMAGES], "val": images[QATA_TRAIN_IMAGES:], "all": images}
+    for image in parts[split]:
+        mask = folder / "Train Set" / "Ground-truths" / f"mask_{image.stem}.png"
+        yield image, dict.fromkeys(masks, mask) if mask.is_file() else {}
+
+
+def _covid_qu_ex_root(folder: Path) -> Path | None:
+    inner = folder / "Infection Segmentation Data"
+    for candidate in (inner / inner.name, inner, folder):
+        if any((candidate / part / "COVID-19" / "images").is_dir() for part in ("Train", "Val", "Test")):
+            return candidate
+    return None
+
+
+def _covid_qu_ex(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
+    named = {"train": ["Train"], "val": ["Val"], "all": ["Train", "Val", "Test"]}[split]
+    for images in sorted(path for part in named for path in folder.glob(f"{part}/*/images")):
+        for image in _images(images):
+            yield image, _masks_of(image.stem, images.parent, masks)
+
+
+def _masks_of(stem: str, folder: Path, masks: Mapping[str, str]) -> dict[str, Path]:
+    found = {}
+    for name, mask_folder in masks.items():
+        for suffix in IMAGE_SUFFIXES:
+            if (path := folder / mask_folder / f"{stem}{suffix}").is_file():
+                found[name] = path
+                break
+    return found
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _group(stem: str) -> str:
+    patient = re.match(r"sub-s\d+", stem)
+    return patient.group() if patient else stem
+
+
+def _ages(folder: Path) -> dict[str, bool]:
+    """Stem -> is a grown-up, for the rows of sources.csv whose age is known or whose collection is of adults."""
+    try:
+        with (folder / "sources.csv").open(newline="", encoding="utf-8") as table:
+            return {row["stem"]: _is_adult(row["age"]) for row in csv.DictReader(table)}
+    except (OSError, KeyError):
+        raise DatasetError(f"{folder}: sources.csv with the columns stem and age is needed to tell ages") from None
+
+
+def _is_adult(age: str) -> bool:
+    # Ages read "55", "1-5 years" or nothing; the collections without ages (am, coh) are of adults, says their README.
+    years = re.match(r"\d+", age)
+    return years is None or int(years.group()) >= 18

@@ -1,0 +1,155 @@
+"""Samples -> tensors: images through the same `imaging.prepare` as in use, masks with them, augmentation by MONAI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCoarseDropoutd,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    Transform,
+)
+from monai.utils import convert_to_tensor
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, WeightedRandomSampler
+
+from sgmsnet import imaging
+from sgmsnet.training.data import DatasetError, Sample
+from sgmsnet.training.recipe import Augmentation
+
+Item = dict[str, Any]
+
+
+def read_mask(path: Any, *, shape: tuple[int, int]) -> np.ndarray:
+    """Read a mask file of any bit depth -> bool (H, W); anything above 0 is foreground.
+
+    Raises DatasetError when it cannot be read or has another size than its image, which has `shape` (H, W).
+    """
+    try:
+        with Image.open(path) as file:
+            mask = np.asarray(file).astype(bool)
+    except OSError as error:
+        raise DatasetError(f"{path}: the mask cannot be read ({error})") from None
+    if mask.ndim == 3:
+        mask = np.any(mask[..., : 1 if mask.shape[2] == 2 else 3], axis=2)  # opacity is not the mask
+    if mask.shape != shape:
+        raise DatasetError(f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}")
+    return mask
+
+
+class SegmentationDataset(Dataset[Item]):
+    """Samples at one input size, held in memory as bytes: image (1, H, W), mask (K, H, W), labelled (K)."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        classes: Sequence[str],
+        *,
+        size: int,
+        transform: Transform | None = None,
+    ) -> None:
+        self.samples, self.classes, self.size, self.transform = list(samples), tuple(classes), size, transform
+        self.images = np.zeros((len(self.samples), 1, size, size), np.uint8)
+        self.masks = np.zeros((len(self.samples), len(self.classes), size, size), np.uint8)
+        self.labelled = np.array([[c in s.labelled for c in self.classes] for s in self.samples], np.float32)
+        with ThreadPoolExecutor(2) as pool:
+            for _ in pool.map(self._read, range(len(self.samples))):
+                pass
+
+    def _read(self, index: int) -> None:
+        sample = self.samples[index]
+        radiograph = imaging.load(sample.image)
+        self.images[index], geometry = imaging.prepare(radiograph, height=self.size, width=self.size)
+        rectangle = (
+            slice(geometry.top, geometry.top + geometry.height),
+            slice(geometry.left, geometry.left + geometry.width),
+        )
+        for k, name in enumerate(self.classes):
+            if name in sample.masks:
+                mask = read_mask(sample.masks[name], shape=(radiograph.height, radiograph.width))
+                area = Image.fromarray(mask.astype(np.uint8) * 255).resize(
+                    (geometry.width, geometry.height), Image.Resampling.BOX
+                )
+                self.masks[index, k][rectangle] = np.asarray(area) > 127
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Item:
+        """One image float32 (1, H, W) of 0 to 255, mask float32 (K, H, W) of 0 and 1, labelled float32 (K)."""
+        item: Item = {
+            "image": torch.from_numpy(self.images[index]).float(),
+            "mask": torch.from_numpy(self.masks[index]).float(),
+        }
+        if self.transform is not None:
+            changed: Any = self.transform(item)
+            # Plain tensors: MONAI's carry metadata through every operation of the network, at a cost.
+            item = {key: convert_to_tensor(changed[key]) for key in ("image", "mask")}
+        item["labelled"] = torch.from_numpy(self.labelled[index])
+        return item
+
+
+def augmentation(options: Augmentation, *, size: int) -> Compose:
+    """The random changes of training images, geometry for image and mask alike, grey levels for the image."""
+    both, image = ["image", "mask"], ["image"]
+    shift = options.shift * size
+    stretch = options.scale + options.aspect / 2
+    return Compose(
+        [
+            RandFlipd(both, prob=options.flip, spatial_axis=1),
+            RandAffined(
+                both,
+                prob=0.9,
+                rotate_range=float(np.radians(options.rotate_degrees)),
+                scale_range=((-options.scale, options.scale), (-stretch, stretch)),
+                translate_range=(shift, shift),
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandAdjustContrastd(image, prob=options.gamma_probability, gamma=options.gamma),
+            RandGaussianNoised(image, prob=options.noise_probability, std=options.noise),
+            RandGaussianSmoothd(
+                image,
+                prob=options.blur_probability,
+                sigma_x=(0.2, options.blur_sigma),
+                sigma_y=(0.2, options.blur_sigma),
+            ),
+            RandCoarseDropoutd(
+                image,
+                prob=options.dropout_probability,
+                holes=1,
+                max_holes=4,
+                spatial_size=4,
+                max_spatial_size=size // 8,
+                fill_value=0.0,
+            ),
+        ]
+    )
+
+
+def balanced_sampler(
+    lengths: Sequence[int], weights: Sequence[float], *, samples: int, seed: int
+) -> WeightedRandomSampler:
+    """Draw `samples` indices of concatenated sources so that each source has its weight's share."""
+    per_sample = torch.cat(
+        [torch.full((n,), w / n, dtype=torch.float64) for n, w in zip(lengths, weights, strict=True)]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    return WeightedRandomSampler(per_sample, samples, replacement=True, generator=generator)
+
+
+def collate_channels_last(items: list[Item]) -> dict[str, Tensor]:
+    """Stack items; images (B, 1, H, W) in channels-last memory, as the convolutions want them."""
+    batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
+    batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+    return batch

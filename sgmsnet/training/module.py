@@ -1,0 +1,78 @@
+"""What Lightning trains: the network, its loss, its optimiser and what is measured after an epoch."""
+
+from __future__ import annotations
+
+import math
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from sgmsnet.model import SGMSNet
+from sgmsnet.training.losses import PartialLabelLoss
+from sgmsnet.training.recipe import Recipe
+
+Batch = dict[str, Tensor]
+
+
+class SegmentationModule(pl.LightningModule):
+    """SGMSNet with the loss, AdamW, and warm-up and cosine schedule of a recipe."""
+
+    def __init__(self, recipe: Recipe, *, total_steps: int, source_names: list[str]) -> None:
+        super().__init__()
+        self.recipe, self.total_steps, self.source_names = recipe, total_steps, source_names
+        classes = recipe.model.classes
+        self.network = SGMSNet(recipe.model).to(memory_format=torch.channels_last)
+        self.loss = PartialLabelLoss(
+            [recipe.class_weights.get(name, 1.0) for name in classes], dice_weight=recipe.dice_weight
+        )
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """One batch {image (B, 1, H, W), mask (B, K, H, W), labelled (B, K)} -> loss."""
+        outputs = self.network(batch["image"])
+        loss: Tensor = self.loss(outputs["logits"], batch["mask"], batch["labelled"])
+        side = [name for name in outputs if name.startswith("logits_")]
+        for name in side:  # deep supervision: each coarser level counts half of the finer one
+            loss = loss + 0.5 ** (int(name[-1]) - 2) * self.loss(outputs[name], batch["mask"], batch["labelled"])
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
+        """Log per-image Dice by class and source; images without a mask count by their predicted share instead."""
+        predicted = self.network(batch["image"])["logits"].float() > 0
+        truth = batch["mask"] > 0
+        overlap = (predicted & truth).sum(dim=(2, 3)).float()  # (B, K)
+        sizes = predicted.sum(dim=(2, 3)).float() + truth.sum(dim=(2, 3)).float()
+        dice = (2 * overlap + 1e-5) / (sizes + 1e-5)
+        source = self.source_names[dataloader_idx]
+        for k, name in enumerate(self.recipe.model.classes):
+            known = batch["labelled"][:, k] > 0
+            if known.any():
+                self.log(
+                    f"{source}/{name}_dice",
+                    dice[known, k].mean(),
+                    batch_size=int(known.sum()),
+                    add_dataloader_idx=False,
+                    sync_dist=True,
+                )
+
+    def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
+        """AdamW; weight decay for convolutions only; linear warm-up, then cosine to 1 % of the learning rate."""
+        recipe = self.recipe
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        warmup = min(recipe.warmup_steps, max(self.total_steps // 4, 1))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            done = min((step - warmup) / max(self.total_steps - warmup, 1), 1.0)
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,213 @@
+"""What the network sees in training: images and masks that belong together, sources in their shares, and the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sgmsnet.training.data import DatasetError, Sample
+from sgmsnet.training.dataset import (
+    SegmentationDataset,
+    augmentation,
+    balanced_sampler,
+    collate_channels_last,
+    read_mask,
+)
+from sgmsnet.training.losses import PartialLabelLoss
+from sgmsnet.training.recipe import Augmentation
+
+GEOMETRY_ALONE = Augmentation(
+    flip=0.5, gamma_probability=0, noise_probability=0, blur_probability=0, dropout_probability=0
+)
+
+
+def sample(image: Path, *, empty: tuple[str, ...] = (), **masks: Path) -> Sample:
+    return Sample(image=image, masks=masks, empty=frozenset(empty), group=image.stem)
+
+
+def bright_rectangle(folder: Path, *, height: int = 90, width: int = 60) -> Sample:
+    """An image that is 200 inside a rectangle off the centre and 0 elsewhere; the rectangle is the mask of lungs."""
+    inside = np.zeros((height, width), bool)
+    inside[height // 5 : height // 2, width // 4 : width * 3 // 4] = True
+    Image.fromarray(inside * np.uint8(200)).save(folder / "image.png")
+    Image.fromarray(inside * np.uint8(255)).save(folder / "mask.png")
+    return sample(folder / "image.png", lungs=folder / "mask.png")
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    return float((first & second).sum() / (first | second).sum())
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 60), (60, 90), (64, 64), (301, 200)])
+def test_masks_follow_the_letterbox_of_their_images(tmp_path: Path, height: int, width: int) -> None:
+    item = SegmentationDataset([bright_rectangle(tmp_path, height=height, width=width)], ("lungs",), size=192)[0]
+    assert item["image"].shape == (1, 192, 192)
+    assert item["mask"].shape == (1, 192, 192)
+    assert iou(item["image"][0].numpy() > 100, item["mask"][0].numpy() > 0) > 0.95
+
+
+def test_image_and_mask_still_agree_after_augmentation(tmp_path: Path) -> None:
+    transform = augmentation(GEOMETRY_ALONE, size=96)
+    transform.set_random_state(seed=3)
+    dataset = SegmentationDataset([bright_rectangle(tmp_path)], ("lungs",), size=96, transform=transform)
+    still = dataset.masks[0, 0].astype(bool)
+    moved = 0
+    for _ in range(40):
+        item = dataset[0]
+        mask = item["mask"][0].numpy()
+        assert set(np.unique(mask)) <= {0.0, 1.0}
+        assert iou(item["image"][0].numpy() > 100, mask > 0) > 0.9
+        moved += iou(mask > 0, still) < 0.9
+    assert moved > 20, "the augmentation changes most images"
+
+
+def test_grey_changes_leave_masks_alone(tmp_path: Path) -> None:
+    options = Augmentation(
+        rotate_degrees=0,
+        scale=0,
+        aspect=0,
+        shift=0,
+        gamma_probability=1,
+        noise_probability=1,
+        blur_probability=1,
+        dropout_probability=1,
+    )
+    dataset = SegmentationDataset([bright_rectangle(tmp_path)], ("lungs",), size=64)
+    before = dataset[0]
+    dataset.transform = augmentation(options, size=64)
+    after = dataset[0]
+    torch.testing.assert_close(torch.Tensor(after["mask"]), before["mask"])
+    assert not torch.equal(torch.Tensor(after["image"]), before["image"])
+
+
+def test_classes_without_a_mask_are_unlabelled_and_empty_ones_are_labelled(tmp_path: Path) -> None:
+    rectangle = bright_rectangle(tmp_path)
+    healthy = sample(rectangle.image, empty=("infection",))
+    dataset = SegmentationDataset([rectangle, healthy], ("lungs", "infection"), size=32)
+    assert dataset[0]["labelled"].tolist() == [1, 0]
+    assert dataset[1]["labelled"].tolist() == [0, 1]
+    assert dataset[1]["mask"].sum() == 0
+
+
+def test_a_batch_is_stacked_with_images_in_channels_last_memory(tmp_path: Path) -> None:
+    dataset = SegmentationDataset([bright_rectangle(tmp_path)] * 3, ("lungs", "infection"), size=32)
+    batch = collate_channels_last([dataset[i] for i in range(3)])
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
+        "image": (3, 1, 32, 32),
+        "mask": (3, 2, 32, 32),
+        "labelled": (3, 2),
+    }
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_masks_of_every_depth_have_their_foreground_above_zero(tmp_path: Path, mode: str) -> None:
+    truth = np.zeros((20, 30), bool)
+    truth[5:11, 7:25] = True
+    if mode == "I;16":
+        image = Image.fromarray(truth.astype(np.uint16) * 3)
+    elif mode == "P":
+        image = Image.fromarray(truth.astype(np.uint8)).convert("P")
+    else:
+        image = Image.fromarray(truth * np.uint8(255)).convert(mode)
+    image.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", shape=(20, 30)), truth)
+
+
+def test_a_mask_of_another_size_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    good = bright_rectangle(tmp_path)
+    Image.new("L", (61, 90)).save(tmp_path / "wide.png")
+    with pytest.raises(DatasetError) as caught:
+        SegmentationDataset([sample(good.image, lungs=tmp_path / "wide.png")], ("lungs",), size=32)
+    assert "wide.png: the mask is 61x90, its image 60x90" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mask_that_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "odd.png").write_bytes(b"no image")
+    for name in ("odd.png", "missing.png"):
+        with pytest.raises(DatasetError, match=name) as caught:
+            read_mask(tmp_path / name, shape=(9, 9))
+        assert "\n" not in str(caught.value)
+
+
+def test_sources_are_drawn_by_their_weights_whatever_their_lengths() -> None:
+    lengths, weights, n = [1000, 10, 200], [0.5, 0.3, 0.2], 6000
+    drawn = np.array(list(balanced_sampler(lengths, weights, samples=n, seed=7)))
+    assert len(drawn) == n
+    source = np.digitize(drawn, np.cumsum(lengths))
+    expected = n * np.array(weights)
+    chi_square = float((((np.bincount(source, minlength=3) - expected) ** 2) / expected).sum())
+    assert chi_square < 13.8, "0.1 % of chi square with two degrees of freedom"
+    within = np.bincount(drawn[source == 1] - 1000, minlength=10)  # the ten images of the second source
+    assert float(((within - within.mean()) ** 2 / within.mean()).sum()) < 27.9, "0.1 % with nine degrees"
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_does_not() -> None:
+    first, again, other = (list(balanced_sampler([50, 50], [1, 1], samples=40, seed=s)) for s in (1, 1, 2))
+    assert first == again != other
+
+
+def loss_by_formula(
+    logits: np.ndarray, masks: np.ndarray, labelled: np.ndarray, weights: list[float], dice_weight: float
+) -> float:
+    """Mean over labelled (image, class) of w (BCE + d (1 - (2 sum(pt) + 1) / (sum(p) + sum(t) + 1))), in float64."""
+    total = count = 0.0
+    for i, k in np.argwhere(labelled > 0):
+        p, t = 1 / (1 + np.exp(-logits[i, k].astype(np.float64))), masks[i, k].astype(np.float64)
+        bce = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
+        dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+        total += weights[k] * (bce + dice_weight * dice)
+        count += weights[k]
+    return total / count
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """logits, masks (3, 2, 8, 8) and labelled (3, 2) of which three pairs are known."""
+    rng = np.random.default_rng(5)
+    logits = torch.from_numpy(rng.normal(0, 2, (3, 2, 8, 8)).astype(np.float32)).requires_grad_()
+    masks = torch.from_numpy((rng.random((3, 2, 8, 8)) > 0.6).astype(np.float32))
+    return logits, masks, torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize(("weights", "dice_weight"), [([1.0, 1.0], 1.0), ([0.5, 2.0], 1.0), ([1.0, 3.0], 0.25)])
+def test_the_loss_is_the_formula(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], weights: list[float], dice_weight: float
+) -> None:
+    logits, masks, labelled = batch
+    got = PartialLabelLoss(weights, dice_weight=dice_weight)(logits, masks, labelled).item()
+    arrays = (tensor.detach().numpy() for tensor in batch)
+    assert got == pytest.approx(loss_by_formula(*arrays, weights, dice_weight), rel=1e-5)
+
+
+def test_unlabelled_classes_have_no_gradient(batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+    logits, masks, labelled = batch
+    PartialLabelLoss([1.0, 1.0])(logits, masks, labelled).backward()
+    assert logits.grad is not None
+    touched = (logits.grad != 0).flatten(2).all(dim=2)
+    untouched = (logits.grad == 0).flatten(2).all(dim=2)
+    assert torch.equal(touched, labelled > 0)
+    assert torch.equal(untouched, labelled == 0)
+
+
+def test_a_batch_without_any_label_has_loss_zero_and_no_gradient(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    logits, masks, labelled = batch
+    loss = PartialLabelLoss([1.0, 1.0])(logits, masks, torch.zeros_like(labelled))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_an_empty_mask_costs_less_the_less_is_predicted() -> None:
+    loss, masks, labelled = PartialLabelLoss([1.0]), torch.zeros(1, 1, 16, 16), torch.ones(1, 1)
+    costs = [loss(torch.full((1, 1, 16, 16), level), masks, labelled).item() for level in (0.0, -4.0, -8.0, -16.0)]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < 1e-3

@@ -1,0 +1,317 @@
+"""Training runs of a tiny network on drawn images: what a run leaves behind, learns, and goes on from."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from sgmsnet import checkpoint
+from sgmsnet.cli import main
+from sgmsnet.config import ConfigError, ModelConfig
+from sgmsnet.model import SGMSNet
+from sgmsnet.training import run
+from sgmsnet.training.recipe import Recipe
+from sgmsnet.training.run import RecipeData, start_from, train
+from tests.needs import ROOT
+
+STILL = {
+    "rotate_degrees": 0.0,
+    "scale": 0.0,
+    "aspect": 0.0,
+    "shift": 0.0,
+    "gamma_probability": 0.0,
+    "noise_probability": 0.0,
+    "blur_probability": 0.0,
+    "dropout_probability": 0.0,
+}
+"""No augmentation."""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train and val of four images each, 64x64: a bright rectangle in noise, and its mask."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for i in range(4):
+            top, left = rng.integers(4, 30, 2)
+            mask = np.zeros((64, 64), bool)
+            mask[top : top + 25, left : left + 20] = True
+            image = np.clip(60 + 120 * mask + rng.normal(0, 6, mask.shape), 0, 255).astype(np.uint8)
+            for folder, pixels in (("images", image), ("masks", mask * np.uint8(255))):
+                (root / "set" / part / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(root / "set" / part / folder / f"{i}.png")
+    return root / "set"
+
+
+def recipe_values(config: ModelConfig, drawn: Path, **changes: object) -> dict[str, Any]:
+    """A recipe in plain values: one class, 64 pixels, batches of four in this process, FP32."""
+    model = {**config.to_dict(), "classes": ["lungs"]}
+    return {
+        "name": "small",
+        "model": model,
+        "sources": [{"path": str(drawn), "masks": {"lungs": "masks"}}],
+        "phases": [{"size": 64, "epochs": 2}],
+        "augmentation": STILL,
+        "batch_size": 4,
+        "samples_per_epoch": 8,
+        "workers": 0,
+        "precision": "32-true",
+        "ema_decay": 0.5,
+        "warmup_steps": 4,
+        **changes,
+    }
+
+
+def metric_rows(folder: Path, name: str) -> list[float]:
+    """The logged values of a metric over the run's life, all versions joined."""
+    values = []
+    for table in sorted(folder.glob("metrics/version_*/metrics.csv")):
+        with table.open(newline="", encoding="utf-8") as file:
+            values += [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    return values
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+
+
+def assert_same_weights(first: Path, second: Path, *, atol: float) -> None:
+    one, other = state_of(first), state_of(second)
+    assert (one["epoch"], one["global_step"]) == (other["epoch"], other["global_step"])
+    for name, tensor in one["state_dict"].items():
+        torch.testing.assert_close(other["state_dict"][name], tensor, atol=atol, rtol=0, msg=name)
+
+
+def test_a_run_leaves_everything_that_its_folder_is_for(
+    tiny_config: ModelConfig, drawn: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Recipe.from_dict(recipe_values(tiny_config, drawn))
+    folder = train(recipe, folder=tmp_path / "run")
+    assert Recipe.from_dict(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))) == recipe
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    assert about["torch"] == torch.__version__
+    assert about["revision"]
+    assert len(metric_rows(folder, "val_set/lungs_dice")) == 2
+    assert len(metric_rows(folder, "train_loss")) >= 2
+    assert list((folder / "tensorboard").glob("events.*"))
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 500
+    files = checkpoint.find(folder / "small.safetensors")
+    assert files.config.classes == ("lungs",)
+    assert files.provenance["recipe"] == recipe.to_dict()
+    assert (files.provenance["epochs"], files.provenance["steps"]) == (2, 4)
+    said = "".join(capfd.readouterr())
+    assert "litlogger" not in said
+    assert "Warning" not in said
+
+
+def test_the_weights_file_holds_the_averaged_weights_of_the_last_epoch(
+    tiny_config: ModelConfig, drawn: Path, tmp_path: Path
+) -> None:
+    folder = train(Recipe.from_dict(recipe_values(tiny_config, drawn)), folder=tmp_path / "run")
+    stored = checkpoint.load_network(checkpoint.find(folder / "small.safetensors")).state_dict()
+    state = state_of(folder)
+    different = 0
+    for name, tensor in stored.items():
+        if name.endswith("num_batches_tracked"):  # counts training steps and is not stored
+            continue
+        torch.testing.assert_close(tensor, state["state_dict"][f"network.{name}"], atol=2e-3, rtol=2e-3, msg=name)
+        different += not torch.equal(
+            state["state_dict"][f"network.{name}"], state["current_model_state"][f"network.{name}"]
+        )
+    assert different > 20, "the average is not the last step"
+
+
+@pytest.mark.slow
+def test_four_images_are_learned_by_heart(tiny_config: ModelConfig, drawn: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):  # validate on what is trained
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / part).symlink_to(drawn / "train")
+    values = recipe_values(
+        tiny_config,
+        tmp_path / "set",
+        phases=[{"size": 64, "epochs": 4}],
+        samples_per_epoch=320,
+        learning_rate=1e-2,
+        ema_decay=0.8,
+    )
+    folder = train(Recipe.from_dict(values), folder=tmp_path / "run")
+    assert metric_rows(folder, "val_set/lungs_dice")[-1] > 0.99
+
+
+def test_phases_of_different_size_train_at_their_size(
+    tiny_config: ModelConfig, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    forward = SGMSNet.forward
+
+    def watched(self: SGMSNet, images: torch.Tensor) -> Any:
+        sizes.append(images.shape[-1])
+        return forward(self, images)
+
+    monkeypatch.setattr(SGMSNet, "forward", watched)
+    phases = [{"size": 32, "epochs": 2}, {"size": 96, "epochs": 1}]
+    folder = train(Recipe.from_dict(recipe_values(tiny_config, drawn, phases=phases)), folder=tmp_path / "run")
+    assert sizes == [32, 32, 32] * 2 + [96, 96, 96]  # two training steps and one of validation in every epoch
+    assert len(metric_rows(folder, "val_set/lungs_dice")) == 3
+
+
+def test_sources_that_label_different_classes_train_one_network(
+    tiny_config: ModelConfig, drawn: Path, tmp_path: Path
+) -> None:
+    values = recipe_values(tiny_config, drawn)
+    values["model"]["classes"] = ["lungs", "infection"]
+    source = str(drawn)
+    values["sources"] = [
+        {"path": source, "masks": {"lungs": "masks"}},
+        {"path": source, "masks": {"infection": "masks"}, "weight": 3.0},
+    ]
+    folder = train(Recipe.from_dict(values), folder=tmp_path / "run")
+    assert metric_rows(folder, "val_set/lungs_dice")
+    assert metric_rows(folder, "val_set_/infection_dice")
+    with (folder / "metrics" / "version_0" / "metrics.csv").open(encoding="utf-8") as file:
+        assert "val_set/infection_dice" not in file.readline()
+
+
+def test_fewer_images_than_a_batch_still_train(tiny_config: ModelConfig, drawn: Path) -> None:
+    recipe = Recipe.from_dict(recipe_values(tiny_config, drawn, batch_size=12, samples_per_epoch=0))
+    assert len(RecipeData(recipe).train_dataloader()) == 1
+
+
+def test_a_stopped_run_goes_on_to_the_same_end_as_an_unbroken_one(
+    tiny_config: ModelConfig, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.from_dict(recipe_values(tiny_config, drawn, phases=[{"size": 64, "epochs": 4}]))
+    unbroken = train(recipe, folder=tmp_path / "unbroken")
+
+    class Stopped(Exception):
+        pass
+
+    def stop_in_the_third_epoch(folder: Path) -> None:
+        if state_of(folder)["epoch"] == 1:
+            raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "draw_curves", lambda folder: next(validations)(folder))
+        validations = iter([lambda folder: None, lambda folder: None, stop_in_the_third_epoch])
+        with pytest.raises(Stopped):
+            train(recipe, folder=tmp_path / "broken")
+    assert state_of(tmp_path / "broken")["epoch"] == 1
+    train(recipe, resume=tmp_path / "broken")
+    assert_same_weights(unbroken, tmp_path / "broken", atol=1e-5)
+    ends = [metric_rows(folder, "val_set/lungs_dice")[-1] for folder in (unbroken, tmp_path / "broken")]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+    assert [path.name for path in (tmp_path / "broken" / "checkpoints").glob("last*")] == ["last.ckpt"]
+    assert checkpoint.find(tmp_path / "broken" / "small.safetensors").provenance["epochs"] == 4
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "sgmsnet", "train", *map(str, arguments)]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_by_the_command(tiny_config: ModelConfig, drawn: Path, tmp_path: Path) -> None:
+    values = recipe_values(tiny_config, drawn, phases=[{"size": 64, "epochs": 12}], workers=1)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    folder = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    first = subprocess.Popen(
+        command(tmp_path / "small.yaml", "--run", folder),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 180
+        while not (folder / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(float(np.random.default_rng().uniform(0, 0.6)))  # any moment of any epoch
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)  # its worker process with it
+        first.wait()
+    done = state_of(folder)["epoch"] + 1
+    assert 1 <= done <= 12
+    second = subprocess.run(
+        command("--resume", folder), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.strip().endswith("small.safetensors")
+    assert state_of(folder)["epoch"] == 11
+    assert state_of(folder)["global_step"] == 24
+    assert checkpoint.find(folder / "small.safetensors").provenance["epochs"] == 12
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tiny_config: ModelConfig, drawn: Path, tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(recipe_values(tiny_config, drawn))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(recipe, folder=tmp_path)
+
+
+def test_weights_of_other_classes_start_all_but_the_head(tiny_config: ModelConfig, tiny_model: Path) -> None:
+    config = ModelConfig.from_dict({**tiny_config.to_dict(), "classes": ["lungs"]})
+    torch.manual_seed(9)
+    network = SGMSNet(config)
+    head = network.head.weight.clone()
+    left_out = start_from(network, tiny_model)
+    assert left_out == ["head.weight", "head.bias"]
+    assert torch.equal(network.head.weight, head)
+    source = checkpoint.load_network(checkpoint.find(tiny_model)).state_dict()
+    for name, tensor in network.state_dict().items():
+        if name not in left_out:
+            assert torch.equal(tensor, source[name]), name
+
+
+def test_init_reaches_the_network_that_is_trained(
+    tiny_config: ModelConfig, tiny_model: Path, drawn: Path, tmp_path: Path
+) -> None:
+    values = recipe_values(
+        tiny_config, drawn, learning_rate=1e-12, weight_decay=0.0, phases=[{"size": 64, "epochs": 1}]
+    )
+    folder = train(Recipe.from_dict(values), folder=tmp_path / "run", init=tiny_model)
+    source = checkpoint.load_network(checkpoint.find(tiny_model)).state_dict()
+    trained = checkpoint.load_network(checkpoint.find(folder / "small.safetensors")).state_dict()
+    weights = [name for name in trained if name.endswith("weight") and not name.startswith("head")]
+    assert len(weights) > 20
+    for name in weights:
+        torch.testing.assert_close(trained[name], source[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["nonsense"], "nonsense"),
+        (["cxr", "batchsize=3"], "batchsize"),
+        (["cxr", "sources.0.path=nowhere"], "nowhere"),
+        ([], "recipe"),
+        (["--resume", "nowhere"], "no checkpoint"),
+        (["lungs", "sources={drawn}", "--init", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_what_cannot_be_trained_ends_with_exit_code_2_and_one_sentence(
+    arguments: list[str], word: str, drawn: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = f'[{{path: "{drawn}", masks: {{lungs: masks}}}}]'
+    arguments = [argument.replace("{drawn}", source) for argument in arguments]
+    where = [] if "--resume" in arguments else ["--run", str(tmp_path / "run")]
+    assert main(["train", *arguments, *where]) == 2
+    [line] = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert word in line
+    assert not (tmp_path / "run").exists(), "a run that never began leaves no folder"
