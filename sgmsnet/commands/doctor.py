@@ -1,0 +1,156 @@
+"""`doctor`: what this machine offers and which engines work on it. Imports no runtime, measures nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from engines import select
+from engines.select import Availability
+from sgmsnet.checkpoint import WeightsError, find
+
+# Matrix and half-precision units that decide how fast a CPU runs this network.
+CPU_FLAGS = (
+    *("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve"),
+)
+
+PACKAGES = (
+    *("numpy", "scipy", "pillow", "pydicom", "safetensors", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("torch", "tensorrt", "tensorrt-rtx-cu13", "tritonclient", "onnx", "gradio"),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything doctor says; model_error stands in place of the model's facts."""
+
+    python: str
+    platform: str
+    jetson: str | None
+    cpu_flags: tuple[str, ...]
+    memory_gib: float | None
+    packages: dict[str, str | None]
+    model: str
+    model_file: str | None
+    model_sha256: str | None
+    model_error: str | None
+    engines: tuple[Availability, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of doctor."""
+    parser.add_argument("--model", default="cxr", metavar="NAME|FILE", help="the model to look for (default: cxr)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 0 if at least one engine works, else 1."""
+    report = examine(args.model)
+    print(json.dumps(asdict(report), indent=2) if args.json else as_text(report))
+    return 0 if any(engine.available for engine in report.engines) else 1
+
+
+def examine(model: str) -> Report:
+    """Look at the machine, the model and the engines; never raises for what is missing."""
+    engines: tuple[Availability, ...] = ()
+    file = sha256 = problem = None
+    try:
+        files = find(model)
+    except WeightsError as error:
+        problem = str(error)
+    else:
+        file, sha256 = str(files.weights), files.sha256
+        engines = tuple(select.probe(files))
+    return Report(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        jetson=jetson_release(),
+        cpu_flags=cpu_flags(),
+        memory_gib=memory_gib(),
+        packages={name: _version(name) for name in PACKAGES},
+        model=model,
+        model_file=file,
+        model_sha256=sha256,
+        model_error=problem,
+        engines=engines,
+    )
+
+
+def as_text(report: Report) -> str:
+    """The report for a person, one fact a line."""
+    memory = "unknown" if report.memory_gib is None else f"{report.memory_gib:.1f} GiB"
+    packages = ", ".join(f"{name} {version}" for name, version in report.packages.items() if version)
+    absent = ", ".join(name for name, version in report.packages.items() if not version)
+    lines = [
+        f"Python     {report.python} ({sys.executable})",
+        f"Platform   {report.platform}",
+        *([f"Jetson     {report.jetson}"] if report.jetson else []),
+        f"CPU        {', '.join(report.cpu_flags) or 'no flags of interest known'}",
+        f"Memory     {memory}",
+        f"Packages   {packages}",
+        f"Not there  {absent or 'none'}",
+        f"Model      {_model_line(report)}",
+    ]
+    return "\n".join([*lines, "Engines, best first", *_engine_lines(report)])
+
+
+def _model_line(report: Report) -> str:
+    return report.model_error or f"{report.model}, {report.model_file}, SHA-256 {report.model_sha256}"
+
+
+def _engine_lines(report: Report) -> list[str]:
+    if not report.engines:
+        return ["  not looked for, since there is no model to open"]
+    return [f"  {e.name:<13} {_state(e)}" for e in report.engines]
+
+
+def _state(engine: Availability) -> str:
+    version = f" {engine.version}" if engine.version else ""
+    if engine.available:
+        return f"available{version}"
+    return f"not available{version}: {engine.reason}"
+
+
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """Those of CPU_FLAGS that the first processor has; empty where the system does not say."""
+    for line in _text(path).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):  # x86, ARM
+            present = set(value.split())
+            return tuple(flag for flag in CPU_FLAGS if flag in present)
+    return ()
+
+
+def memory_gib(path: Path = Path("/proc/meminfo")) -> float | None:
+    """The machine's memory in GiB, None where the system does not say."""
+    for line in _text(path).splitlines():
+        key, _, value = line.partition(":")
+        if key == "MemTotal":
+            return int(value.split()[0]) / 2**20  # given in KiB
+    return None
+
+
+def jetson_release(path: Path = Path("/etc/nv_tegra_release")) -> str | None:
+    """The Linux for Tegra release of a Jetson, None elsewhere."""
+    return _text(path).split("\n")[0].lstrip("# ").strip() or None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

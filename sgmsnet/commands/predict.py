@@ -1,0 +1,254 @@
+"""`predict`: masks, drawings and records for files and folders. All arithmetic is in the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from PIL import Image
+
+import sgmsnet
+from engines import select
+from engines.base import EngineUnavailable
+from sgmsnet import overlay
+from sgmsnet.checkpoint import WeightsError
+from sgmsnet.commands import CommandError
+from sgmsnet.commands.inputs import collect, output_names
+from sgmsnet.pipeline import Pipeline
+from sgmsnet.prediction import Failure, Prediction, check_thresholds
+
+KINDS = ("masks", "overlay", "attention")
+RECORDS = "predictions.jsonl"
+
+ENCODERS = 2  # threads; more images than this are never held for encoding, besides those in work
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image and the name of its results."""
+
+    source: Path
+    name: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of predict."""
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="INPUT",
+        help="image files, and folders searched to their depth",
+    )
+    add(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder for the results; made if it is not there",
+    )
+    add("--engine", default="auto", metavar="NAME", help="auto or one that doctor lists (default: auto)")
+    add("--precision", metavar="P", help="fp32, bf16, fp16 or int8 (default: the engine's own)")
+    add(
+        "--model",
+        default="cxr",
+        metavar="NAME|FILE",
+        help="a shipped model or a .safetensors file (default: cxr)",
+    )
+    add(
+        "--threshold",
+        action="append",
+        default=[],
+        metavar="CLASS=T",
+        help="probability above which a pixel counts",
+    )
+    add(
+        "--write",
+        default="masks,overlay",
+        metavar="KINDS",
+        help=f"of {','.join(KINDS)} (default: masks,overlay)",
+    )
+    add("--batch-size", type=int, default=8, metavar="N", help="images run at once, at most (default: 8)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict every input; 0 if all went well, 1 if some image failed.
+
+    Raises CommandError for bad options, before any image is read, and for an output that cannot be written.
+    """
+    kinds = _kinds(args.write)
+    thresholds = _thresholds(args.threshold)
+    if args.batch_size < 1:
+        raise CommandError(f"--batch-size must be at least 1, not {args.batch_size}.")
+    jobs = _jobs(args.inputs, args.output)
+    pipeline = _open(args)
+    try:
+        _check_classes(thresholds, pipeline)
+        _refuse_to_overwrite(jobs, args.output, pipeline)
+        args.output.mkdir(parents=True, exist_ok=True)
+        outcomes = pipeline.predict_many(
+            [job.source for job in jobs], batch_size=args.batch_size, thresholds=thresholds
+        )
+        with (args.output / RECORDS).open("w", encoding="utf-8") as records:
+            failures = _write_all(jobs, outcomes, records, folder=args.output, kinds=kinds)
+    except OSError as error:
+        raise CommandError(f"The results could not be written to {args.output}: {error.strerror or error}.") from error
+    finally:
+        pipeline.close()
+    return 1 if failures else 0
+
+
+def write_files(prediction: Prediction, name: str, *, folder: Path, kinds: frozenset[str]) -> None:
+    """Write the PNG files of one prediction; raises OSError."""
+    if "masks" in kinds:
+        for label, mask in prediction.masks.items():
+            _write_png(folder / f"{name}_{label}.png", mask.view(np.uint8) * np.uint8(255))
+    if "overlay" in kinds:
+        _write_png(folder / f"{name}_overlay.png", overlay.draw(prediction))
+    if "attention" in kinds:
+        for label in prediction.attention:
+            _write_png(folder / f"{name}_{label}.png", overlay.attention(prediction, label))
+
+
+def _kinds(text: str) -> frozenset[str]:
+    kinds = frozenset(part.strip() for part in text.split(",") if part.strip())
+    for kind in sorted(kinds):
+        if kind not in KINDS:
+            raise CommandError(f"--write takes {', '.join(KINDS)}, not {kind!r}.")
+    return kinds
+
+
+def _thresholds(options: list[str]) -> dict[str, float]:
+    thresholds = {}
+    for option in options:
+        name, _, number = option.partition("=")
+        try:
+            thresholds[name] = float(number)
+        except ValueError as error:
+            raise CommandError(f"--threshold takes CLASS=T as in infection=0.5, not {option!r}.") from error
+        if not 0 < thresholds[name] < 1:
+            raise CommandError(f"The threshold of {name} must lie between 0 and 1, not at {number}.")
+    return thresholds
+
+
+def _jobs(inputs: list[Path], output: Path) -> list[Job]:
+    if not any(path.exists() for path in inputs):
+        raise CommandError(f"There is no {' and no '.join(map(str, inputs))}.")
+    files = collect(inputs, leave_out=output)
+    if not files:
+        raise CommandError(f"No image was found in {' or '.join(map(str, inputs))}.")
+    return [Job(file, name) for file, name in zip(files, output_names(files), strict=True)]
+
+
+def _open(args: argparse.Namespace) -> Pipeline:
+    if args.engine not in ("auto", *select.ENGINES):
+        raise CommandError(f"There is no engine {args.engine!r}; choose auto, {', '.join(select.ENGINES)}.")
+    try:
+        return sgmsnet.load(args.model, engine=args.engine, precision=args.precision)
+    except (WeightsError, EngineUnavailable) as error:
+        raise CommandError(str(error)) from error
+
+
+def _check_classes(thresholds: dict[str, float], pipeline: Pipeline) -> None:
+    try:
+        check_thresholds(thresholds, pipeline.info.classes)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _refuse_to_overwrite(jobs: list[Job], output: Path, pipeline: Pipeline) -> None:
+    """Raise CommandError if a result would take the place of an input, as when both lie in one folder."""
+    info = pipeline.info
+    inputs = {job.source.resolve() for job in jobs}
+    for job in jobs:
+        for label in (*info.classes, "overlay", *info.outputs):
+            target = (output / f"{job.name}_{label}.png").resolve()
+            if target in inputs:
+                raise CommandError(f"The results would overwrite the input {target.name}; choose another --output.")
+
+
+def _write_all(
+    jobs: list[Job],
+    outcomes: Iterator[Prediction | Failure],
+    records: TextIO,
+    *,
+    folder: Path,
+    kinds: frozenset[str],
+) -> int:
+    """Encode in threads while the next images run; write records in order; return how many images failed."""
+    failures = done = 0
+    waiting: deque[tuple[Job, Future[dict[str, Any]]]] = deque()
+    progress = _Progress(len(jobs))
+
+    def finish_oldest() -> None:
+        nonlocal failures, done
+        job, future = waiting.popleft()
+        record = future.result()
+        records.write(json.dumps(record, allow_nan=False) + "\n")
+        records.flush()
+        done += 1
+        if record["error"] is not None:
+            failures += 1
+            progress.say(_with_path(record["error"], job.source))
+        progress.show(done)
+
+    with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            waiting.append((job, pool.submit(_encode, outcome, job.name, folder, kinds)))
+            while len(waiting) > ENCODERS:
+                finish_oldest()
+        while waiting:
+            finish_oldest()
+    progress.end()
+    return failures
+
+
+def _encode(outcome: Prediction | Failure, name: str, folder: Path, kinds: frozenset[str]) -> dict[str, Any]:
+    """Write one outcome's files and return its record, with the time that took."""
+    if isinstance(outcome, Failure):
+        return outcome.record()
+    start = time.perf_counter()
+    write_files(outcome, name, folder=folder, kinds=kinds)
+    record = outcome.record()
+    record["timings_ms"]["encode"] = round((time.perf_counter() - start) * 1000, 3)
+    return record
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    # Level 1: a fifth of the default level's time for files of hardly other size.
+    Image.fromarray(pixels).save(path, compress_level=1)
+
+
+def _with_path(sentence: str, source: Path) -> str:
+    """The sentence with the whole path for the base name, since folders may hold files of one name."""
+    rest = sentence.removeprefix(source.name)
+    return f"{source}{rest}" if rest != sentence else f"{source}: {sentence}"
+
+
+class _Progress:
+    """A counter on standard error if that is a terminal; sentences go there in any case."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._live = sys.stderr.isatty()
+
+    def show(self, done: int) -> None:
+        if self._live:
+            print(f"\r{done}/{self._total}", end="", file=sys.stderr, flush=True)
+
+    def say(self, sentence: str) -> None:
+        print(f"\r{sentence}" if self._live else sentence, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._live:
+            print(file=sys.stderr)
