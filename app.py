@@ -1,0 +1,172 @@
+"""Starts the page: parses options, chooses an engine, builds the page, launches it. Nothing else lives here.
+
+    python app.py --host 0.0.0.0 --port 8000 --engine onnxruntime --auth ward:secret
+
+Importing this file is cheap: Gradio and the engine are imported when the page starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+EXAMPLES = ROOT / "examples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asked for; `auth` is (user, password) or None."""
+
+    host: str
+    port: int
+    share: bool
+    auth: tuple[str, str] | None
+    engine: str
+    precision: str | None
+    model: str
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Command line -> Options; exits with status 2 and a usage line when an option makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="Serve the SGMSNet page. Research demonstration, not a medical device."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=7860, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--share", action="store_true", help="ask Gradio for a public link (password required)")
+    parser.add_argument("--auth", type=_auth, metavar="USER:PASSWORD", help="ask visitors for a password")
+    parser.add_argument("--engine", default="auto", help="auto, onnxruntime, pytorch, ... (default: %(default)s)")
+    parser.add_argument("--precision", help="fp32, bf16, fp16 or int8, where the engine has it")
+    parser.add_argument("--model", default="cxr", help="shipped model or .safetensors file (default: %(default)s)")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port between 1 and 65535")
+    return int(text)
+
+
+def _auth(text: str) -> tuple[str, str]:
+    user, _, password = text.partition(":")
+    if not user or not password:
+        raise argparse.ArgumentTypeError("give a user and a password as USER:PASSWORD")
+    return user, password
+
+
+def credentials(options: Options) -> tuple[str, str] | None:
+    """The login visitors need; a public link without one gets a password made up here."""
+    if options.auth is None and options.share:
+        return "guest", secrets.token_urlsafe(9)
+    return options.auth
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether (host, port) can be bound now; asked before the slow imports so that the answer is quick."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def address(host: str, port: int) -> str:
+    """The address to type into a browser on this machine."""
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; returns the exit status."""
+    options = parse(arguments)
+    if not port_is_free(options.host, options.port):
+        print(f"Port {options.port} on {options.host} is taken; give another with --port.", file=sys.stderr)
+        return 1
+    # Read by Gradio on import: nothing is reported home, and its queue keeps a short history (it re-summarises
+    # that history after every event).
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    with tempfile.TemporaryDirectory(prefix="sgmsnet-page-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # uploads end with the process, whatever the cache forgot
+        return _serve(options)
+
+
+def _serve(options: Options) -> int:
+    with ThreadPoolExecutor(1) as beside:
+        # Gradio takes seconds to import; the engine opens and runs once meanwhile.
+        desk_ready = beside.submit(_open_desk, options)
+        from sgmsnet.web import layout
+
+        try:
+            desk = desk_ready.result()
+        except (RuntimeError, ValueError, OSError) as error:  # EngineUnavailable, WeightsError: one sentence each
+            print(error, file=sys.stderr)
+            return 1
+    page = layout.build(desk)
+    login = credentials(options)
+    try:
+        _, _, link = page.launch(
+            server_name=options.host,
+            server_port=options.port,
+            share=options.share,
+            auth=login,
+            prevent_thread_lock=True,
+            quiet=True,
+            **layout.launch_options(),
+        )
+    except OSError as error:
+        print(f"The page could not start on port {options.port}: {error}", file=sys.stderr)
+        return 1
+    _announce(options, login, link)
+    page.block_thread()
+    return 0
+
+
+def _open_desk(options: Options) -> Any:
+    """The handlers' desk with its first engine warm. Runs beside the import of Gradio."""
+    import sgmsnet
+    from engines import select
+    from sgmsnet import checkpoint
+    from sgmsnet.web.desk import Desk
+
+    files = checkpoint.find(options.model)
+
+    def open_pipeline(engine: str) -> Any:
+        precision = options.precision if engine == options.engine else None
+        return sgmsnet.load(options.model, engine=engine, precision=precision)
+
+    desk = Desk(open_pipeline, probe=lambda: select.probe(files), first=options.engine, examples=EXAMPLES)
+    desk.warm()
+    return desk
+
+
+def _announce(options: Options, login: tuple[str, str] | None, link: str | None) -> None:
+    print(f"SGMSNet is ready: {address(options.host, options.port)}", flush=True)
+    if login is not None and options.auth is None:
+        print(f"Visitors log in as {login[0]} with the password {login[1]}", flush=True)
+    if options.share:
+        print(
+            f"Public link: {link}" if link else "No public link could be made; the local page keeps running.",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    # A polite stop leaves through the ordinary way out, so that the folder of uploads is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    sys.exit(main())

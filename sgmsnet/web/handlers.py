@@ -1,0 +1,43 @@
+"""The page's events: which input goes to the desk and which output it fills. No layout, no drawing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from sgmsnet.web.desk import Desk, Source
+
+MODEL_AT_ONCE = 2
+NO_FILE = "Choose an X-ray first."
+
+
+def connect(
+    desk: Desk, *, upload: gr.File, strip: gr.HTML, engine: gr.Dropdown, viewer: gr.HTML, source: gr.State
+) -> None:
+    """Bind upload, examples and engine picker to the viewer.
+
+    `source` stays on the server and remembers what is shown, so that another engine can run on it.
+    """
+
+    def segment(file: str | None, engine: str = "auto") -> dict[str, Any]:
+        """Segment one chest X-ray; returns the picture, the maps and the record that the page shows."""
+        return desk.segment(Source.upload(file), engine=engine) if file else desk.refuse(NO_FILE)
+
+    def keep(file: str | None) -> tuple[Any, None]:
+        # The drop zone is emptied so that the next file can be dropped without clearing first.
+        return (Source.upload(file) if file else None), None
+
+    def example(event: gr.EventData, engine: str) -> tuple[dict[str, Any], Source]:
+        chosen = Source.example(str(event._data.get("name", "")))
+        return desk.segment(chosen, engine=engine), chosen
+
+    def again(kept: Source | None, engine: str) -> dict[str, Any] | Any:
+        return gr.skip() if kept is None else desk.segment(kept, engine=engine)
+
+    model = {"concurrency_limit": MODEL_AT_ONCE, "concurrency_id": "model", "show_progress_on": viewer}
+    upload.upload(segment, [upload, engine], viewer, api_name="segment", **model).then(
+        keep, upload, [source, upload], api_visibility="private", show_progress="hidden"
+    )
+    strip.click(example, engine, [viewer, source], api_visibility="private", **model)
+    engine.input(again, [source, engine], viewer, api_visibility="private", **model)
