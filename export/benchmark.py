@@ -1,0 +1,127 @@
+"""`benchmark`: engines side by side, one X-ray by stage, and the page, on a quiet machine. Checks no answers.
+
+Options, order and the refusal on a busy machine are here; each part is measured in its own bench_ file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from export import bench_engines, bench_page, bench_pipeline, bench_report
+from export.bench_engines import Skipped
+from export.bench_report import Report
+from export.machine import ROOT, Disturbance, disturbance, examine
+from sgmsnet.checkpoint import ModelFiles, find
+from sgmsnet.imaging import load, prepare
+
+PARTS = ("engines", "stages", "page")
+EXAMPLES = ROOT / "examples"
+IMAGE = "covid_adult_1.jpg"
+"""The 1024x1024 JPEG of the stages and of the page."""
+
+BUSY_STATUS = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of benchmark."""
+    add = parser.add_argument
+    add("--model", default="cxr", help="name of a shipped model or a .safetensors file (default: %(default)s)")
+    add("--only", type=_parts, default=PARTS, metavar="PARTS", help=f"of {','.join(PARTS)} (default: all)")
+    add("--batches", type=_sizes, default=(1, 4, 16), metavar="N,N", help="batch sizes (default: 1,4,16)")
+    add("--rounds", type=_positive, default=30, metavar="N", help="timed runs of each (default: %(default)s)")
+    add("--busy", action="store_true", help="measure although other processes are busy, and say so")
+    add("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    add("--plot", type=Path, metavar="FILE", help="write a bar chart of the engines to this PNG file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print; returns 0, 1 when the page could not be measured, or BUSY_STATUS on a busy machine.
+
+    Raises WeightsError, EngineUnavailable when no engine runs, ValueError for options that contradict each other,
+    OSError for a file that cannot be read or written.
+    """
+    if options.plot:
+        if "engines" not in options.only:
+            raise ValueError("--plot shows the engines, which --only leaves out")
+        importlib.import_module("matplotlib")  # a missing package is said before minutes of measuring
+    files = find(options.model)
+    before = disturbance()
+    if before.busy and not options.busy:
+        wait = "wait until it is quiet, or measure anyway with --busy"
+        print(f"This machine is busy: {before.sentence()}; {wait}.", file=sys.stderr)
+        return BUSY_STATUS
+    report = measure(options, files, before)
+    print(bench_report.markdown(report))
+    if options.json:
+        text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    if options.plot:
+        bench_report.plot(report, options.plot)
+    return 1 if "page" in options.only and report.page is None else 0
+
+
+def measure(options: argparse.Namespace, files: ModelFiles, before: Disturbance) -> Report:
+    """Measure the parts that the options name."""
+    machine, image = examine(), EXAMPLES / IMAGE
+    rows = stages = page = None
+    skipped: list[Skipped] = []
+    if "engines" in options.only:
+        _say("engines")
+        rows, skipped = bench_engines.measure(
+            files, example_images(files), image, batches=options.batches, rounds=options.rounds
+        )
+    if "stages" in options.only:
+        _say("stages")
+        stages = bench_pipeline.measure(files, image, rounds=options.rounds)
+    if "page" in options.only:
+        _say("page")
+        try:
+            page = bench_page.measure(files, image)
+        except bench_page.PageError as error:  # what was measured until here is worth printing
+            skipped = [*skipped, Skipped("page", str(error))]
+    return Report(
+        machine=machine,
+        before=before,
+        after=disturbance(),
+        model=files.name,
+        model_sha256=files.sha256,
+        rounds=options.rounds,
+        rows=None if rows is None else tuple(rows),
+        skipped=tuple(skipped),
+        stages=stages,
+        page=page,
+    )
+
+
+def example_images(files: ModelFiles) -> np.ndarray:
+    """The example X-rays as the model takes them, uint8 (N, 1, H, W)."""
+    size = {"height": files.config.height, "width": files.config.width}
+    return np.stack([prepare(load(path), **size)[0] for path in sorted(EXAMPLES.glob("*.jpg"))])
+
+
+def _say(part: str) -> None:
+    print(f"Measuring: {part}", file=sys.stderr, flush=True)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(","))
+    for part in parts:
+        if part not in PARTS:
+            raise argparse.ArgumentTypeError(f"{part!r} is none of {', '.join(PARTS)}")
+    return parts
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part) for part in text.split(",")}))
+
+
+def _positive(text: str) -> int:
+    if not text.strip().isascii() or not text.strip().isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
