@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sgmsnet.commands import CommandError
 
 if TYPE_CHECKING:
+    from sgmsnet.pipeline import Pipeline
     from sgmsnet.training.data import SourceConfig
+    from sgmsnet.training.results import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ages.add_argument("--children", action="store_true", help="only children, by the ages in sources.csv")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only every k-th image, N of them")
     parser.add_argument("--batch", type=_positive, default=8, help="images that are run together")
+    parser.add_argument("--fast", action="store_true", help="leave out HD95 and NSD")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="also print the temperature that fits best, and Dice at thresholds 0.05 to 0.95 of the probability "
+        "calibrated by it, sigmoid(logit / temperature); take both from a validation part, never from a test part",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics and a row for each image")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page with curves and cases; it embeds images of the set"
+    )
 
 
 def _positive(text: str) -> int:
@@ -40,61 +52,84 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print a table; return the exit code."""
+    """Evaluate, print a table, write what was asked for; return the exit code."""
     import sgmsnet
     from engines.base import EngineUnavailable
     from sgmsnet.checkpoint import WeightsError
     from sgmsnet.training.data import DatasetError
     from sgmsnet.training.evaluate import evaluate, samples_of
 
+    if args.html:
+        _check_drawing()
     try:
         samples = samples_of(args.dataset, split=args.split, source=_source(args))
         if args.limit:
             samples = samples[:: max(len(samples) // args.limit, 1)][: args.limit]
         pipeline = sgmsnet.load(args.model, engine=args.engine, precision=args.precision)
-        evaluation = evaluate(pipeline, samples, batch_size=args.batch, progress=_progress(len(samples)))
+        evaluation = evaluate(
+            pipeline, samples, batch_size=args.batch, distances=not args.fast, progress=_progress(len(samples))
+        )
     except (DatasetError, WeightsError, EngineUnavailable) as error:
         raise CommandError(str(error)) from None
-    for failure in evaluation.failures:
-        print(failure.sentence, file=sys.stderr)
-    summary = evaluation.summary()
-    info = pipeline.info
-    print(f"{args.dataset}, {len(samples)} images, {info.model} on {info.backend} {info.precision}, {info.device}")
-    print(table(summary))
-    if args.json:
-        facts = {
-            "dataset": args.dataset,
-            "split": args.split,
-            "model": info.model,
-            "model_sha256": info.model_sha256,
-            "engine": info.backend,
-            "precision": info.precision,
-            "thresholds": pipeline.thresholds,
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {**facts, **summary, "images": evaluation.per_image()}
-        args.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    _report(args, evaluation, pipeline)
     return 1 if evaluation.failures else 0
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The summary of an evaluation as lines of text; Dice and IoU in percent, both families."""
-    lines = [
-        f"{'class':<12}{'images':>8}{'Dice':>10}{'IoU':>8}{'Dice':>12}{'IoU':>8}",
-        f"{'':<12}{'':>8}{'per image':>18}{'pooled':>20}",
-    ]
-    lines += [
-        f"{name:<12}{row['images']:>8}{100 * row['dice_per_image']:>10.2f}{100 * row['iou_per_image']:>8.2f}"
-        f"{100 * row['dice_pooled']:>12.2f}{100 * row['iou_pooled']:>8.2f}"
-        for name, row in summary["classes"].items()
-    ]
-    if healthy := summary.get("healthy"):
-        lines.append(
-            f"healthy chests: {healthy['images']}, median infected share "
-            f"{100 * healthy['infected_share_median']:.2f} %, above 2 %: "
-            f"{100 * healthy['part_above_2_percent']:.1f} % of images"
-        )
-    return "\n".join(lines)
+def _report(args: argparse.Namespace, evaluation: Evaluation, pipeline: Pipeline) -> None:
+    from sgmsnet.training.tables import sweep_table, table
+
+    for failure in evaluation.failures:
+        print(failure.sentence, file=sys.stderr)
+    summary, info = evaluation.summary(), pipeline.info
+    images = len(evaluation.rows) + len(evaluation.failures)
+    print(f"{args.dataset}, {images} images, {info.model} on {info.backend} {info.precision}, {info.device}")
+    print(table(summary))
+    if args.sweep:
+        summary["sweep"] = {name: sweep.record() for name, sweep in evaluation.sweeps().items()}
+        print("\n" + "\n\n".join(sweep_table(name, record) for name, record in summary["sweep"].items()))
+    facts = {
+        "dataset": args.dataset,
+        "split": args.split,
+        "model": info.model,
+        "model_sha256": info.model_sha256,
+        "engine": info.backend,
+        "precision": info.precision,
+        "thresholds": pipeline.thresholds,
+        "temperature": pipeline.temperature,
+    }
+    if args.json:
+        content = {**facts, **summary, "images": evaluation.per_image()}
+        _write(args.json, json.dumps(content, indent=1))
+    if args.html:
+        _write(args.html, _page(evaluation, pipeline, facts))
+
+
+def _page(evaluation: Evaluation, pipeline: Pipeline, facts: dict[str, Any]) -> str:
+    from engines.base import EngineError
+    from sgmsnet.imaging import UnreadableImageError
+    from sgmsnet.training.data import DatasetError
+    from sgmsnet.training.report import page
+
+    try:
+        return page(evaluation, pipeline, facts)
+    except (DatasetError, EngineError, UnreadableImageError) as error:
+        raise CommandError(str(error)) from None
+
+
+def _check_drawing() -> None:
+    """Raise CommandError before the work rather than after it where the page could not be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise CommandError("--html needs the package matplotlib, which is not installed.") from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{path} could not be written: {error.strerror or error}.") from None
 
 
 def _source(args: argparse.Namespace) -> SourceConfig | None:

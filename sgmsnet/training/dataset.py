@@ -24,27 +24,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, WeightedRandomSampler
 
 from sgmsnet import imaging
-from sgmsnet.training.data import DatasetError, Sample
+from sgmsnet.training.data import Sample
+from sgmsnet.training.masks import read_mask
 from sgmsnet.training.recipe import Augmentation
 
 Item = dict[str, Any]
-
-
-def read_mask(path: Any, *, shape: tuple[int, int]) -> np.ndarray:
-    """Read a mask file of any bit depth -> bool (H, W); anything above 0 is foreground.
-
-    Raises DatasetError when it cannot be read or has another size than its image, which has `shape` (H, W).
-    """
-    try:
-        with Image.open(path) as file:
-            mask = np.asarray(file).astype(bool)
-    except OSError as error:
-        raise DatasetError(f"{path}: the mask cannot be read ({error})") from None
-    if mask.ndim == 3:
-        mask = np.any(mask[..., : 1 if mask.shape[2] == 2 else 3], axis=2)  # opacity is not the mask
-    if mask.shape != shape:
-        raise DatasetError(f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}")
-    return mask
 
 
 class SegmentationDataset(Dataset[Item]):

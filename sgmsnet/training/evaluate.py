@@ -1,16 +1,22 @@
-"""A pipeline on images with masks -> metrics by class, at each image's own size; prints and writes nothing."""
+"""A pipeline on images with masks -> what it found, at each image's own size; prints and writes nothing.
+
+Needs no torch: any engine does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Failure, Prediction
+from sgmsnet.training.calibration import Reliability
 from sgmsnet.training.data import (
     KNOWN_SOURCES,
     DatasetError,
@@ -20,68 +26,11 @@ from sgmsnet.training.data import (
     data_root,
     find_samples,
 )
-from sgmsnet.training.dataset import read_mask
-from sgmsnet.training.metrics import Counts, summarise
-
-SMALL_SHARE = 0.02
-"""Infected share of the lungs above which a healthy chest counts as a false alarm."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image's counts by labelled class, and the infected share of its lungs where the model tells it."""
-
-    image: str
-    group: str
-    counts: dict[str, Counts]
-    empty: frozenset[str]
-    infected_share: float | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Rows in order of the samples, and the images that could not be read with the reason."""
-
-    rows: tuple[Row, ...]
-    failures: tuple[Failure, ...]
-
-    def summary(self) -> dict[str, Any]:
-        """Metrics by class; classes that are empty by definition are counted apart, by infected share."""
-        names = dict.fromkeys(name for row in self.rows for name in row.counts)
-        result: dict[str, Any] = {"classes": {}, "unreadable": len(self.failures)}
-        for name in names:
-            outlined = [row.counts[name] for row in self.rows if name in row.counts and name not in row.empty]
-            if outlined:
-                result["classes"][name] = summarise(Counts.join(outlined))
-        shares = [row.infected_share for row in self.rows if row.empty and row.infected_share is not None]
-        if shares:
-            result["healthy"] = {
-                "images": len(shares),
-                "infected_share_median": float(np.median(shares)),
-                "part_above_2_percent": float(np.mean(np.array(shares) > SMALL_SHARE)),
-            }
-        return result
-
-    def per_image(self) -> list[dict[str, Any]]:
-        """One JSON-ready dictionary an image."""
-        return [
-            {
-                "image": row.image,
-                "group": row.group,
-                "infected_share": row.infected_share,
-                **{
-                    name: {
-                        "dice": float(c.dice[0]),
-                        "iou": float(c.iou[0]),
-                        "tp": int(c.tp[0]),
-                        "fp": int(c.fp[0]),
-                        "fn": int(c.fn[0]),
-                    }
-                    for name, c in row.counts.items()
-                },
-            }
-            for row in self.rows
-        ]
+from sgmsnet.training.masks import read_mask
+from sgmsnet.training.metrics import Counts
+from sgmsnet.training.results import Evaluation, Row
+from sgmsnet.training.surface import surface_distance
+from sgmsnet.training.sweep import LogitHistogram
 
 
 def samples_of(dataset: str | Path, *, split: Split, source: SourceConfig | None = None) -> list[Sample]:
@@ -101,36 +50,76 @@ def samples_of(dataset: str | Path, *, split: Split, source: SourceConfig | None
     return find_samples(replace(source, path="."), split="all" if whole else split, root=folder)
 
 
+def grown_ups(samples: Sequence[Sample]) -> dict[Path, bool]:
+    """Image -> is it of a grown-up, for the samples whose data set has a sources.csv that tells it."""
+    anything = SourceConfig(path=".", empty=("nothing",))  # lists all images, labelled or not
+    folders = {folder for sample in samples for folder in sample.image.parents[1:3]}
+    splits: tuple[Split, ...] = ("train", "val")
+    found: dict[Path, bool] = {}
+    for folder in folders:
+        if not (folder / "sources.csv").is_file():
+            continue
+        for split, adults in product(splits, (True, False)):
+            with suppress(DatasetError):  # no column of ages, no such part, or nobody of that age
+                listed = find_samples(replace(anything, adults=adults), split=split, root=folder)
+                found |= {sample.image: adults for sample in listed}
+    return found
+
+
 def evaluate(
     pipeline: Pipeline,
     samples: Sequence[Sample],
     *,
     batch_size: int = 8,
+    distances: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Predict every sample and compare its masks with the truth at the image's own size.
 
-    Raises DatasetError for a mask that cannot be read or does not fit its image.
+    distances=False leaves out HD95 and NSD, for speed. Raises DatasetError for a mask that cannot be read or does
+    not fit its image.
     """
+    found = Evaluation((), (), {}, {})
     rows: list[Row] = []
     failures: list[Failure] = []
+    ages = grown_ups(samples)
     outcomes = pipeline.predict_many([sample.image for sample in samples], batch_size=batch_size)
     for done, (sample, outcome) in enumerate(zip(samples, outcomes, strict=True), start=1):
         if isinstance(outcome, Failure):
             failures.append(outcome)
         else:
-            rows.append(_row(sample, outcome))
+            row, histograms, reliability = _compare(sample, outcome, ages, distances=distances)
+            rows.append(row)
+            found = Evaluation.join([found, Evaluation((), (), histograms, reliability)])
         progress(done)
-    return Evaluation(tuple(rows), tuple(failures))
+    return replace(found, rows=tuple(rows), failures=tuple(failures))
 
 
-def _row(sample: Sample, prediction: Prediction) -> Row:
-    counts = {}
+def truths_of(sample: Sample, prediction: Prediction) -> dict[str, np.ndarray]:
+    """The true mask, bool (H, W), of each class of the model that the sample labels; raises DatasetError."""
+    shape = (prediction.geometry.image_height, prediction.geometry.image_width)
+    truths = {}
     for name in prediction.classes:
-        mask = prediction.masks[name]
         if name in sample.masks:
-            counts[name] = Counts.of(mask, read_mask(sample.masks[name], shape=mask.shape))
+            truths[name] = read_mask(sample.masks[name], shape=shape)
         elif name in sample.empty:
-            counts[name] = Counts.of(mask, np.zeros_like(mask))
+            truths[name] = np.zeros(shape, np.bool_)
+    return truths
+
+
+def _compare(
+    sample: Sample, prediction: Prediction, ages: Mapping[Path, bool], *, distances: bool
+) -> tuple[Row, dict[str, LogitHistogram], dict[str, Reliability]]:
+    """One image: its row, and what its pixels add to the sums of each class."""
+    counts, surfaces, histograms, reliability = {}, {}, {}, {}
+    for name, truth in truths_of(sample, prediction).items():
+        mask, outlined = prediction.masks[name], name not in sample.empty
+        counts[name] = Counts.of(mask, truth)
+        if distances and outlined:
+            surfaces[name] = surface_distance(mask, truth, spacing_mm=prediction.radiograph.spacing_mm)
+        logits = prediction.geometry.restore(prediction.logits[prediction.classes.index(name)])
+        histograms[name] = LogitHistogram.of(logits, truth, outlined=outlined)
+        reliability[name] = Reliability.of(expit(logits / prediction.temperature[name]), truth)
     share = prediction.measurements.infected_share.both
-    return Row(sample.image.name, sample.group, counts, sample.empty, share)
+    row = Row(sample, counts, surfaces, share, ages.get(sample.image))
+    return row, histograms, reliability

@@ -1,17 +1,21 @@
 """Segmentation metrics from counts of pixels, in both families that are published for QaTa-COV19; numpy only.
 
 Per-image: the metric of each image, then the mean over images. Pooled: counts summed over the set first. The two must
-never be mixed: on the same masks they differ by several points.
+never be mixed: on the same masks they differ by several points. The rule for empty masks: a metric whose denominator
+has no pixels is 1, so an empty mask that is predicted empty scores 1 in all of them, and in Dice and IoU any other
+prediction for it scores 0.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 EPSILON = 1e-5
-"""Added to numerator and denominator, so an empty mask that is predicted empty scores 1 and any other 0."""
+"""Added to numerator and denominator of every ratio: what makes 0 / 0 a 1."""
+WORST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,29 @@ class Counts:
         """TP / (TP + FP + FN), float64 (N,)."""
         return (self.tp + EPSILON) / (self.tp + self.fp + self.fn + EPSILON)
 
+    @property
+    def sensitivity(self) -> np.ndarray:
+        """TP / (TP + FN), also called recall, float64 (N,)."""
+        return (self.tp + EPSILON) / (self.tp + self.fn + EPSILON)
+
+    @property
+    def specificity(self) -> np.ndarray:
+        """TN / (TN + FP), float64 (N,)."""
+        return (self.tn + EPSILON) / (self.tn + self.fp + EPSILON)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """TP / (TP + FP), float64 (N,)."""
+        return (self.tp + EPSILON) / (self.tp + self.fp + EPSILON)
+
+
+def worst(values: np.ndarray) -> float:
+    """Mean of the lowest twentieth of values (N,), rounded up to whole images."""
+    return float(np.sort(values)[: math.ceil(WORST_SHARE * len(values))].mean())
+
 
 def summarise(counts: Counts) -> dict[str, float | int]:
-    """Both families of Dice and IoU over a set of images, as fractions of 1."""
+    """Both families of Dice and IoU over a set of images, the worst twentieth, and pooled rates, as fractions of 1."""
     pooled = counts.pooled()
     return {
         "images": len(counts.tp),
@@ -63,4 +87,8 @@ def summarise(counts: Counts) -> dict[str, float | int]:
         "iou_per_image": float(counts.iou.mean()),
         "dice_pooled": float(pooled.dice[0]),
         "iou_pooled": float(pooled.iou[0]),
+        "dice_worst_5_percent": worst(counts.dice),
+        "sensitivity": float(pooled.sensitivity[0]),
+        "specificity": float(pooled.specificity[0]),
+        "precision": float(pooled.precision[0]),
     }

@@ -15,9 +15,9 @@ from sgmsnet.training.dataset import (
     augmentation,
     balanced_sampler,
     collate_channels_last,
-    read_mask,
 )
 from sgmsnet.training.losses import PartialLabelLoss
+from sgmsnet.training.masks import read_mask
 from sgmsnet.training.recipe import Augmentation
 
 GEOMETRY_ALONE = Augmentation(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,16 @@ import pytest
 from PIL import Image
 
 import sgmsnet
+from sgmsnet import overlay
 from sgmsnet.cli import main
 from sgmsnet.pipeline import Pipeline
+from sgmsnet.training import report
+from sgmsnet.training.calibration import Reliability
 from sgmsnet.training.data import DatasetError, Sample, SourceConfig
 from sgmsnet.training.evaluate import evaluate, samples_of
+from sgmsnet.training.metrics import Counts
+from sgmsnet.training.results import Evaluation, Row
+from sgmsnet.training.surface import SurfaceDistance
 from tests.fakes import LUNG, SICK, FakeEngine, draw_xray
 
 
@@ -60,12 +69,17 @@ def test_dice_and_iou_are_those_worked_out_by_hand(pipeline: Pipeline, two: list
     # a: 5,000 pixels of truth, all found, and 5,000 too many: Dice 2/3, IoU 1/2. b: 10,000, exactly.
     evaluation = evaluate(pipeline, two)
     first, second = evaluation.per_image()
+    # Found is 50 rows taller: its last row is 50 from the true one. Of its 396 outline pixels the first row and 49 + 2
+    # at each side are within two pixels of the true outline; of the true 296 all but the last row between its corners.
+    nsd = (100 + 2 * 51 + 100 + 2 * 48 + 2 * 3) / (396 + 296)
     assert first["lungs"] == {
         "dice": pytest.approx(2 / 3),
         "iou": pytest.approx(1 / 2),
         "tp": 5000,
         "fp": 5000,
         "fn": 0,
+        "hd95_px": pytest.approx(50),
+        "nsd": pytest.approx(nsd),
     }
     assert second["lungs"]["dice"] == pytest.approx(1)
     summary = evaluation.summary()["classes"]["lungs"]
@@ -117,8 +131,67 @@ def test_healthy_chests_are_summarised_by_their_infected_share(pipeline: Pipelin
         "images": 3,
         "infected_share_median": pytest.approx(0.01),
         "part_above_2_percent": pytest.approx(1 / 3),
+        "intervals": {"part_above_2_percent": (0, 1)},
     }
     assert [row["infection"]["fp"] for row in evaluation.per_image()] == [0, 100, 1000]
+
+
+def test_parts_joined_are_one_pass(pipeline: Pipeline, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    samples = []
+    for i in range(5):
+        pixels = np.clip(draw_xray(60 + i, 70) + rng.normal(0, 40, (60 + i, 70)), 0, 255).astype(np.uint8)
+        image = save(tmp_path / f"{i}.png", pixels)
+        mask = save(tmp_path / f"m{i}.png", (draw_xray(60 + i, 70) > 0) * np.uint8(255))
+        samples.append(Sample(image=image, masks={"lungs": mask}, empty=frozenset(), group=f"p{i // 2}"))
+    whole = evaluate(pipeline, samples)
+    parts = Evaluation.join([evaluate(pipeline, samples[:1]), evaluate(pipeline, samples[1:4])])
+    joined = Evaluation.join([parts, evaluate(pipeline, samples[4:])])
+    assert joined.per_image() == whole.per_image()
+    assert joined.summary() == {
+        **whole.summary(),
+        "classes": {
+            "lungs": {
+                **whole.summary()["classes"]["lungs"],
+                "calibration_error": pytest.approx(whole.summary()["classes"]["lungs"]["calibration_error"], rel=1e-12),
+            }
+        },
+    }
+    assert joined.summary()["classes"]["lungs"]["groups"] == 3
+
+
+def test_pixels_and_millimetres_are_averaged_apart(two: list[Sample]) -> None:
+    mask = np.ones((2, 2), bool)
+    distances = [SurfaceDistance(4, 0.5, "px"), SurfaceDistance(6, 1.0, "px"), SurfaceDistance(1, 0.25, "mm")]
+    rows = tuple(
+        Row(two[0], {"lungs": Counts.of(mask, mask)}, {"lungs": distance}, None, None) for distance in distances
+    )
+    reliability = {"lungs": Reliability.of(mask.astype(float), mask)}
+    summary = Evaluation(rows, (), {}, reliability).summary()["classes"]["lungs"]
+    assert (summary["hd95_px"], summary["nsd_2_px"]) == (5, 0.75)
+    assert (summary["hd95_mm"], summary["nsd_2_mm"]) == (1, 0.25)
+    assert summary["intervals"]["hd95_mm"] is None, "one patient has no interval"
+
+
+def test_distances_can_be_left_out(pipeline: Pipeline, two: list[Sample]) -> None:
+    evaluation = evaluate(pipeline, two, distances=False)
+    assert set(evaluation.per_image()[0]["lungs"]) == {"dice", "iou", "tp", "fp", "fn"}
+    assert not {"hd95_px", "nsd_2_px"} & set(evaluation.summary()["classes"]["lungs"])
+
+
+def test_adults_and_children_are_told_apart_where_sources_csv_knows_them(pipeline: Pipeline, tmp_path: Path) -> None:
+    ages = {"a": "55", "b": "1-5 years", "c": "17"}
+    for name, sick in (("a", 0), ("b", 10), ("c", 20), ("unlisted", 30)):
+        save(tmp_path / "val" / "images" / f"{name}.png", xray(sick=slice(60, 60 + sick)))
+    listed = "stem,age\n" + "".join(f"{stem},{age}\n" for stem, age in ages.items())
+    (tmp_path / "sources.csv").write_text(listed, encoding="utf-8")
+    source = SourceConfig(path=".", empty=("infection",))
+    evaluation = evaluate(pipeline, samples_of(tmp_path, split="val", source=source))
+    healthy = evaluation.summary()["healthy"]
+    assert (healthy["images"], healthy["adults"]["images"], healthy["children"]["images"]) == (4, 1, 2)
+    assert healthy["adults"]["part_above_2_percent"] == 0
+    assert healthy["children"]["part_above_2_percent"] == 1
+    assert healthy["children"]["infected_share_median"] == pytest.approx(0.15)
 
 
 def test_an_unreadable_image_is_left_out_and_named(pipeline: Pipeline, two: list[Sample]) -> None:
@@ -238,8 +311,16 @@ def test_the_table_gives_both_families_in_percent(
     fake: FakeEngine, two: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--masks", "lungs=masks") == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lungs")]
-    assert line.split() == ["lungs", "2", "83.33", "75.00", "85.71", "75.00"]
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("lungs: 2 images in 2 groups") for line in lines)
+    for label, value, low, high in (
+        ("Dice per image, %", "83.33", "66.67", "100.00"),
+        ("IoU per image, %", "75.00", "50.00", "100.00"),
+        ("Dice pooled, %", "85.71", "66.67", "100.00"),
+        ("IoU pooled, %", "75.00", "50.00", "100.00"),
+    ):
+        [line] = [line for line in lines if line.startswith(label)]
+        assert line.removeprefix(label).split() == [value, low, "to", high]
 
 
 def test_healthy_chests_have_a_line_of_their_own(
@@ -296,3 +377,93 @@ def test_what_cannot_be_evaluated_ends_with_exit_code_2_and_one_sentence(
 @pytest.mark.parametrize("option", ["--batch", "--limit"])
 def test_a_number_below_one_is_refused_as_an_option(option: str, tmp_path: Path) -> None:
     assert run(tmp_path, option, 0) == 2
+
+
+def test_sweep_prints_temperature_and_dice_by_threshold(
+    fake: FakeEngine, two: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--masks", "lungs=masks", "--sweep", "--json", tmp_path / "all.json") == 0
+    record = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["sweep"]["lungs"]
+    out = capsys.readouterr().out
+    assert f"lungs: temperature {record['temperature']:.4f}" in out
+    # Lung has logit 6 and background -6, so every threshold below sigmoid(6 / temperature) gives the same two masks.
+    lines = [line.split()[:3] for line in out.splitlines() if line.strip().startswith("0.")]
+    assert len(lines) == 19
+    assert lines[:15] == [[f"{t:.2f}", "83.33", "85.71"] for t in np.arange(0.05, 0.76, 0.05)]
+    assert out.count("best") == 1
+
+
+@pytest.mark.parametrize("module", ["sgmsnet.training.evaluate", "sgmsnet.commands.evaluate"])
+def test_evaluation_needs_no_training_packages(module: str) -> None:
+    program = f"import sys, {module}; print(sorted(set(sys.modules) & {{'torch', 'monai', 'lightning', 'matplotlib'}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_holds_all_it_needs_and_shows_best_median_and_worst(
+    fake: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(15):
+        save(tmp_path / "images" / f"<{i:02}>.png", xray())
+        save(tmp_path / "masks" / f"<{i:02}>.png", rows(40, 54 + 6 * i))
+    page = tmp_path / "out" / "page.html"
+    assert run(tmp_path, "--masks", "lungs=masks", "--html", page) == 0
+    html = page.read_text(encoding="utf-8")
+    assert [html.index(f"<h3>{kind}</h3>") for kind in ("Worst", "Median", "Best")] == sorted(
+        html.index(f"<h3>{kind}</h3>") for kind in ("Worst", "Median", "Best")
+    )
+    captions = re.findall(r"<figcaption>&lt;(\d\d)&gt;\.png: Dice", html)
+    assert captions == [f"{i:02}" for i in (0, 1, 2, 3, 5, 6, 7, 8, 14, 13, 12, 11)]
+    addresses = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', html)
+    assert len(addresses) == 13, "12 cases and the curves"
+    assert all(address.startswith("data:") for address in addresses), "nothing is fetched"
+    assert "Dice per image, %" in html
+    assert "95 % interval" in html
+    assert "lungs 0.5, infection 0.5" in html
+    table = capsys.readouterr().out
+    [line] = [line for line in table.splitlines() if "HD95" in line]
+    assert f"<td>{line.split()[2]}</td>" in html, "the figures are those of the table"
+
+
+def test_the_page_names_what_was_not_read_and_healthy_chests(
+    fake: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "images" / "a.png", xray())
+    (tmp_path / "images" / "b.png").write_bytes(b"<no image>")
+    assert run(tmp_path, "--empty", "infection", "--html", tmp_path / "page.html") == 1
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<li>b.png" in html
+    assert "healthy chests: 1, median infected share" in html
+
+
+def test_a_case_shows_true_and_found_outlines_in_their_colours(pipeline: Pipeline) -> None:
+    prediction = pipeline.predict(xray())
+    truth = rows(40, 90) > 0
+    drawn = report.draw_case(prediction, truth, "lungs")
+    assert drawn.shape == (224, 224, 3)
+    assert tuple(drawn[89, 100]) == report.TRUTH
+    assert tuple(drawn[139, 100]) == overlay.colour_of("lungs")
+    assert tuple(drawn[10, 10]) == (0, 0, 0)
+    assert tuple(drawn[60, 100]) == (LUNG, LUNG, LUNG)
+
+
+def test_a_page_that_cannot_be_drawn_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, two: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(sgmsnet, "load", lambda *a, **k: pytest.fail("the work began"))
+    assert run(tmp_path, "--masks", "lungs=masks", "--html", tmp_path / "page.html") == 2
+    assert "matplotlib" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_file_that_cannot_be_written_ends_in_one_sentence(
+    option: str, fake: FakeEngine, two: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert run(tmp_path, "--masks", "lungs=masks", option, tmp_path / "file" / "out") == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "could not be written" in line

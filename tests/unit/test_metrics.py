@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from monai.metrics import DiceMetric, MeanIoU
+from monai.metrics import ConfusionMatrixMetric, DiceMetric, MeanIoU
 
-from sgmsnet.training.metrics import Counts, summarise
+from sgmsnet.training.metrics import Counts, summarise, worst
 
 MASKS = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7)).flatmap(
     lambda shape: st.tuples(npst.arrays(bool, shape), npst.arrays(bool, shape))
@@ -57,6 +57,34 @@ def test_metrics_per_image_are_those_of_monai(masks: tuple[np.ndarray, np.ndarra
     summary = summarise(counts)
     assert summary["dice_per_image"] == pytest.approx(dice.mean(), abs=2e-5)
     assert summary["iou_per_image"] == pytest.approx(iou.mean(), abs=2e-5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(MASKS)
+def test_rates_are_those_of_monai_where_these_are_defined(masks: tuple[np.ndarray, np.ndarray]) -> None:
+    predicted, truth = (torch.from_numpy(mask)[:, None].float() for mask in masks)
+    counts = Counts.of(*masks)
+    for name in ("sensitivity", "specificity", "precision"):
+        metric = ConfusionMatrixMetric(metric_name=name, reduction="none")
+        metric(predicted, truth)
+        theirs = metric.aggregate()[0].numpy()[:, 0]
+        defined = np.isfinite(theirs) & (denominator(counts, name) > 0)
+        np.testing.assert_allclose(getattr(counts, name)[defined], theirs[defined], atol=2e-5)
+        assert (getattr(counts, name)[denominator(counts, name) == 0] == 1).all()
+
+
+def denominator(counts: Counts, rate: str) -> np.ndarray:
+    return {
+        "sensitivity": counts.tp + counts.fn,
+        "specificity": counts.tn + counts.fp,
+        "precision": counts.tp + counts.fp,
+    }[rate]
+
+
+@pytest.mark.parametrize(("images", "held"), [(1, 1), (20, 1), (21, 2), (100, 5)])
+def test_the_worst_twentieth_is_the_mean_of_the_lowest(images: int, held: int) -> None:
+    values = np.random.default_rng(0).permutation(np.arange(images) / images)
+    assert worst(values) == pytest.approx(np.mean(np.arange(held) / images))
 
 
 def test_an_empty_mask_scores_one_if_predicted_empty_and_nothing_otherwise() -> None:
