@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from engines.base import Engine, EngineUnavailable
 from engines.graph import usable_graph
+from engines.plans import MODULES, Runtime, fitting_plan
 from sgmsnet.checkpoint import ModelFiles
 
 _log = logging.getLogger(__name__)
@@ -44,8 +45,18 @@ class _Runtime:
     module: str
     distributions: tuple[str, ...]
     """Any of these brings the module."""
-    needs_graph: bool
+    look: Callable[[ModelFiles], object]
+    """Raises EngineUnavailable when a file or a device that it needs is not here."""
     open: Callable[[ModelFiles, str | None], Engine]
+
+
+def _tensorrt(runtime: Runtime, *distributions: str) -> _Runtime:
+    def open_it(model: ModelFiles, precision: str | None) -> Engine:
+        from engines.tensorrt_engine import TensorRtEngine
+
+        return TensorRtEngine(model, runtime=runtime, precision=precision)
+
+    return _Runtime(MODULES[runtime], distributions, lambda model: fitting_plan(model, runtime), open_it)
 
 
 def _open_onnxruntime(model: ModelFiles, precision: str | None) -> Engine:
@@ -67,18 +78,21 @@ def _open_pytorch(model: ModelFiles, precision: str | None) -> Engine:
 
 
 _RUNTIMES = {
-    "openvino": _Runtime("openvino", ("openvino",), True, _open_openvino),
-    "onnxruntime": _Runtime("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), True, _open_onnxruntime),
-    "pytorch": _Runtime("torch", ("torch",), False, _open_pytorch),
+    "tensorrt": _tensorrt("tensorrt", "tensorrt"),
+    "tensorrt-rtx": _tensorrt("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    "openvino": _Runtime("openvino", ("openvino",), usable_graph, _open_openvino),
+    "onnxruntime": _Runtime("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), usable_graph, _open_onnxruntime),
+    "pytorch": _Runtime("torch", ("torch",), lambda model: None, _open_pytorch),
 }
 ENGINES: tuple[str, ...] = tuple(_RUNTIMES)
-"""Names that `open_engine` takes besides "auto", in the order without a GPU."""
+"""Names that `open_engine` takes besides "auto", in the order in which they are tried where nothing else is known."""
 
 
 def ranking() -> tuple[str, ...]:
-    """Engine names, best first; ONNX Runtime leads where it can use CUDA."""
+    """Engine names, best first; where ONNX Runtime can use CUDA it comes right after TensorRT."""
     if _version(("onnxruntime-gpu",)) and ctypes.util.find_library("cuda"):
-        return ("onnxruntime", *(name for name in ENGINES if name != "onnxruntime"))
+        first = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+        return (*first, *(name for name in ENGINES if name not in first))
     return ENGINES
 
 
@@ -120,11 +134,10 @@ def _probe(name: str, model: ModelFiles) -> Availability:
     version = _version(runtime.distributions)
     if not _importable(runtime.module):
         return Availability(name, False, f"the package {runtime.distributions[0]} is not installed", None)
-    if runtime.needs_graph:
-        try:
-            usable_graph(model)
-        except EngineUnavailable as error:
-            return Availability(name, False, str(error), version)
+    try:
+        runtime.look(model)
+    except EngineUnavailable as error:
+        return Availability(name, False, str(error), version)
     return Availability(name, True, "installed", version)
 
 

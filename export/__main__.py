@@ -1,4 +1,4 @@
-"""The command line of export: `python -m export onnx | reference | verify | benchmark`."""
+"""The command line of export: `python -m export onnx | tensorrt | reference | verify | benchmark`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from engines.base import EngineError, EngineUnavailable
+from engines.manifest import BUILT, record_parity
+from engines.plans import MODULES, plan_folder
 from export import ExportError, benchmark
+from export.jetpack import JETPACKS
 from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.imaging import SUFFIXES, load, prepare
 
 _OPSET = 20
-_OPSET_JETPACK_6_0 = 17
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     onnx = commands.add_parser("onnx", help="write an ONNX graph, checked and run in ONNX Runtime")
     onnx.set_defaults(command=_onnx)
     onnx.add_argument("--output", type=Path, help="file to write (default: NAME.onnx in this folder)")
+    onnx.add_argument("--opset", type=int, help=f"default: {_OPSET}, or the largest that --jetpack can read")
+    onnx.add_argument("--jetpack", choices=tuple(JETPACKS), help="refuse a graph that its TensorRT cannot read")
     onnx.add_argument(
-        "--opset", type=int, default=_OPSET, help=f"{_OPSET_JETPACK_6_0} for JetPack 6.0 (default: {_OPSET})"
+        "--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: one mixed-precision graph for TensorRT"
     )
     onnx.add_argument("--no-attention", action="store_true", help="leave the attention maps out")
     onnx.add_argument(
@@ -47,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write a small graph beside the weights that points into them",
     )
+
+    tensorrt = commands.add_parser("tensorrt", help="build a TensorRT plan with its manifest in engines/built")
+    tensorrt.set_defaults(command=_tensorrt)
+    tensorrt.add_argument("--rtx", action="store_true", help="with TensorRT for RTX, which needs no GPU to build")
+    tensorrt.add_argument("--compute-capability", nargs="+", default=[], metavar="N.N", help="of GPUs elsewhere: 8.6")
+    tensorrt.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
+    tensorrt.add_argument("--workspace-mb", type=int, default=1024, help="largest scratch memory (default: 1024)")
 
     reference = commands.add_parser("reference", help="store PyTorch's outputs for some images")
     reference.set_defaults(command=_reference)
@@ -60,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(command=benchmark.run)
     benchmark.add_arguments(bench)
 
-    for command in (onnx, reference, verify):
+    for command in (onnx, tensorrt, reference, verify):
         command.add_argument("--model", default="cxr", help="name of a shipped model or a .safetensors file")
     reference.add_argument("--images", type=Path, nargs="+", required=True, help="X-rays or folders of them")
     verify.add_argument(
@@ -74,13 +85,34 @@ def _onnx(options: argparse.Namespace) -> int:
 
     files = find(options.model, check_graph=False)
     if options.weights_in_place:
-        if options.output or options.no_attention or options.opset != to_onnx.OPSET:
-            raise ValueError("--weights-in-place has one form: it takes no --output, --opset or --no-attention")
+        if options.output or options.no_attention or options.opset or options.jetpack or options.precision != "fp32":
+            raise ValueError("--weights-in-place has one form: of the other options it takes --model alone")
         written = to_onnx.export_in_place(files)
     else:
-        output = options.output or Path(f"{files.name}.onnx")
-        written = to_onnx.export(files, output, opset=options.opset, attention=not options.no_attention)
+        written = to_onnx.export(
+            files,
+            options.output or Path(f"{files.name}{'-fp16' if options.precision == 'fp16' else ''}.onnx"),
+            opset=options.opset or (JETPACKS[options.jetpack].largest_opset if options.jetpack else _OPSET),
+            attention=not options.no_attention,
+            precision=options.precision,
+            jetpack=options.jetpack,
+        )
     print(f"{written}: {written.stat().st_size / 1e6:.2f} MB, same answers as PyTorch in ONNX Runtime")
+    return 0
+
+
+def _tensorrt(options: argparse.Namespace) -> int:
+    from export import to_tensorrt
+
+    folder = to_tensorrt.build(
+        find(options.model, check_graph=False),
+        runtime="tensorrt-rtx" if options.rtx else "tensorrt",
+        precision=options.precision,
+        compute_capabilities=options.compute_capability,
+        workspace_mb=options.workspace_mb,
+        report=lambda line: print(line, flush=True),
+    )
+    print(f"{folder}: built, and not yet run; `python -m export verify` compares it with PyTorch")
     return 0
 
 
@@ -106,6 +138,9 @@ def _verify(options: argparse.Namespace) -> int:
             parity = verify_reference(files, engine)
     finally:
         engine.close()
+    if engine.info.backend in MODULES:
+        folder = plan_folder(BUILT, files.name, engine.info.backend, engine.info.precision)
+        record_parity(folder, parity.to_dict())
     text = json.dumps(parity.to_dict(), indent=2, allow_nan=False)
     if options.json:
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
@@ -22,6 +22,8 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from export import ExportError
+from export.half import HalfNetwork
+from export.jetpack import check as check_jetpack
 from sgmsnet import __version__
 from sgmsnet.checkpoint import ModelFiles, load_network
 from sgmsnet.formats import tensor_places
@@ -33,7 +35,11 @@ OPSET = 20
 OPSET_JETPACK_6_0 = 17
 """The largest opset of TensorRT 8.6; the newer exporter cannot write it."""
 LARGEST_DIFFERENCE = 1e-3
-"""Between PyTorch FP32 and ONNX Runtime, on every output."""
+"""Between PyTorch FP32 and ONNX Runtime, on every output of an FP32 graph."""
+LARGEST_SHARE_FP16 = 0.05
+"""The same for a mixed-precision graph, as a share of the output's largest value or of 1: finds a wrong graph, where
+`verify` measures a right one."""
+Precision = Literal["fp32", "fp16"]
 _REFERENCE_BYTES = 1_500_000
 _FOLDED_ELEMENTS = 1024  # constants that folding may make: shapes and scalars, never a copy of a weight
 _ONNX_DTYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
@@ -42,7 +48,7 @@ _ONNX_DTYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
 class _Exported(nn.Module):  # type: ignore[misc]
     """The network with its outputs as a tuple, in the order of `names`."""
 
-    def __init__(self, network: SGMSNet, names: tuple[str, ...]) -> None:
+    def __init__(self, network: SGMSNet | HalfNetwork, names: tuple[str, ...]) -> None:
         super().__init__()
         self.network = network
         self.names = names
@@ -53,16 +59,26 @@ class _Exported(nn.Module):  # type: ignore[misc]
         return tuple(outputs[name] for name in self.names)
 
 
-def export(files: ModelFiles, output: Path, *, opset: int = OPSET, attention: bool = True) -> Path:
-    """Write a self-contained ONNX file, weights as FP32 inside; returns its path.
+def export(
+    files: ModelFiles,
+    output: Path,
+    *,
+    opset: int = OPSET,
+    attention: bool = True,
+    precision: Precision = "fp32",
+    jetpack: str | None = None,
+) -> Path:
+    """Write a self-contained ONNX file, weights as FP32 inside or as half.py says for fp16; returns its path.
 
-    `attention=False` leaves the attention maps out. Raises ExportError when the graph is not as asked or does
-    not give PyTorch's answer.
+    `attention=False` leaves the attention maps out; `jetpack` names a key of jetpack.JETPACKS that must be able to
+    take the graph. Raises ExportError when the graph is not as asked or does not give PyTorch's answer.
     """
     names = _output_names(files, attention=attention)
     network = load_network(files)
-    graph = _graph(network, names, opset=opset)
-    return _finish(files, network, graph, Path(output), opset=opset)
+    graph = _graph(_in_half(network) if precision == "fp16" else network, names, opset=opset)
+    if jetpack is not None:
+        check_jetpack(graph, jetpack)
+    return _finish(files, network, graph, Path(output), opset=opset, precision=precision)
 
 
 def export_in_place(files: ModelFiles) -> Path:
@@ -100,11 +116,26 @@ def write_reference(files: ModelFiles, images: np.ndarray) -> Path:
     raise ExportError(f"{target.name} would be larger than {_REFERENCE_BYTES} bytes with a single image")
 
 
-def run_pytorch(network: SGMSNet, images: np.ndarray) -> dict[str, np.ndarray]:
+def run_pytorch(network: SGMSNet | HalfNetwork, images: np.ndarray) -> dict[str, np.ndarray]:
     """Outputs of the network in FP32 for uint8 images (N, 1, H, W), one image at a time."""
     with torch.inference_mode():
         each = [network(torch.from_numpy(images[index : index + 1])) for index in range(len(images))]
     return {name: np.concatenate([outputs[name].numpy() for outputs in each]) for name in each[0]}
+
+
+def extreme_images(height: int, width: int) -> np.ndarray:
+    """uint8 (3, 1, H, W): all black, all white, noise over all grey levels."""
+    noise = np.random.default_rng(0).integers(0, 256, (1, height, width), dtype=np.uint8)
+    return np.stack([np.zeros_like(noise), np.full_like(noise, 255), noise])
+
+
+def _in_half(network: SGMSNet) -> HalfNetwork:
+    """The network in FP16, known to be finite on extreme images; ONNX Runtime computes in FP32 and would hide it."""
+    half = HalfNetwork(network)
+    for name, value in run_pytorch(half, extreme_images(network.config.height, network.config.width)).items():
+        if not np.isfinite(value).all():
+            raise ExportError(f"{name} is not finite in FP16 for a black, white or noisy image")
+    return half
 
 
 def _output_names(files: ModelFiles, *, attention: bool) -> tuple[str, ...]:
@@ -112,7 +143,7 @@ def _output_names(files: ModelFiles, *, attention: bool) -> tuple[str, ...]:
     return tuple(name for name in files.config.outputs if name not in maps)
 
 
-def _graph(network: SGMSNet, names: tuple[str, ...], *, opset: int) -> onnx.ModelProto:
+def _graph(network: SGMSNet | HalfNetwork, names: tuple[str, ...], *, opset: int) -> onnx.ModelProto:
     """The graph with one FP32 initialiser per tensor, named as in the weights file, and batch norm kept."""
     module = _Exported(network, names).eval()
     # A sample of batch 1 would silently freeze the batch.
@@ -253,6 +284,7 @@ def _finish(
     target: Path,
     *,
     opset: int,
+    precision: Precision = "fp32",
 ) -> Path:
     """Name, check and run the graph under a temporary name, then put it in place."""
     model.graph.name = files.name
@@ -265,6 +297,8 @@ def _finish(
         "temperature": json.dumps(files.temperature),
         "producer": f"sgmsnet {__version__}",
     }
+    if precision != "fp32":
+        metadata["precision"] = precision
     helper.set_model_props(model, metadata)
     _assert_opset(model, opset)
     _assert_shapes(model, files)
@@ -272,7 +306,7 @@ def _finish(
     try:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(temporary), full_check=True)
-        assert_parity(temporary, network)
+        assert_parity(temporary, network, precision)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -299,8 +333,8 @@ def _assert_shapes(model: onnx.ModelProto, files: ModelFiles) -> None:
             raise ExportError(f"the graph's output {output.name} is not FP32 with a free batch")
 
 
-def assert_parity(graph: Path, network: SGMSNet) -> None:
-    """Run the graph in ONNX Runtime at batch 1 and 3; raise ExportError where it is not within 1e-3 of PyTorch."""
+def assert_parity(graph: Path, network: SGMSNet, precision: Precision = "fp32") -> None:
+    """Run the graph in ONNX Runtime at batch 1 and 3; raise ExportError where it is not near enough to PyTorch FP32."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -317,5 +351,8 @@ def assert_parity(graph: Path, network: SGMSNet) -> None:
             if value.shape != expected[name].shape:
                 raise ExportError(f"{name} has the shape {value.shape} at batch {batch} in ONNX Runtime")
             difference = float(np.abs(value - expected[name]).max())
-            if not difference < LARGEST_DIFFERENCE:  # also true for NaN
+            largest = LARGEST_DIFFERENCE
+            if precision == "fp16":
+                largest = LARGEST_SHARE_FP16 * max(1.0, float(np.abs(expected[name]).max()))
+            if not difference < largest:  # also true for NaN
                 raise ExportError(f"{name} differs by {difference:.2g} between PyTorch and ONNX Runtime")

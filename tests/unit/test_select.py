@@ -47,7 +47,7 @@ import sys
 from engines.select import probe
 from sgmsnet.checkpoint import find
 probe(find({str(tiny_model)!r}))
-assert not {{"torch", "onnxruntime", "openvino", "onnx"}} & set(sys.modules)
+assert not {{"torch", "onnxruntime", "openvino", "onnx", "tensorrt", "tensorrt_rtx"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
@@ -108,12 +108,14 @@ def test_a_named_engine_is_never_replaced_by_another(files: ModelFiles, monkeypa
         open_engine("pytorch", files, precision="int8")
 
 
-def test_onnxruntime_leads_where_it_can_use_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_leads_and_onnxruntime_follows_where_it_can_use_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "_version", lambda distributions: "1.0")
     monkeypatch.setattr(select.ctypes.util, "find_library", lambda name: "libcuda.so.1")
-    assert ranking()[0] == "onnxruntime"
+    assert ranking()[:3] == ("tensorrt", "tensorrt-rtx", "onnxruntime")
+    assert sorted(ranking()) == sorted(ENGINES)
     monkeypatch.setattr(select.ctypes.util, "find_library", lambda name: None)
     assert ranking() == ENGINES
+    assert ranking()[:2] == ("tensorrt", "tensorrt-rtx")
 
 
 def test_a_half_removed_package_counts_as_absent(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,140 @@
+"""The NVIDIA driver asked without any package: is there a GPU, and which; and memory on it through cuda-python.
+
+Not here: TensorRT. The driver is asked first, since TensorRT without one may end the process instead of raising.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from engines.base import EngineError, EngineUnavailable
+
+_MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
+_TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU of this process."""
+
+    name: str
+    compute_capability: str
+    """For example "8.9"."""
+
+
+def first_gpu() -> Gpu:
+    """Ask the driver; raises EngineUnavailable when there is none or it has no GPU for this process."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver: Any = ctypes.CDLL(library)
+    except OSError as error:
+        raise EngineUnavailable(f"this machine has no NVIDIA driver ({library} is not there)") from error
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    steps: tuple[Callable[[], int], ...] = (
+        lambda: driver.cuInit(0),
+        lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
+        lambda: driver.cuDeviceGetName(name, len(name), device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device),
+    )
+    for step in steps:
+        if status := step():
+            raise EngineUnavailable(f"the NVIDIA driver offers no GPU here (CUDA error {status})")
+    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
+
+
+class Cuda(Protocol):
+    """Memory and one stream on the GPU; every call belongs to the thread that made the object."""
+
+    stream: int
+
+    def allocate(self, size: int) -> int:
+        """Address of `size` bytes on the device."""
+
+    def pinned(self, size: int) -> np.ndarray:
+        """uint8 (size,) on the host, which the device reads and writes without a copy between."""
+
+    def to_device(self, address: int, host: np.ndarray) -> None:
+        """Begin to copy a pinned array to the device."""
+
+    def to_host(self, host: np.ndarray, address: int) -> None:
+        """Begin to copy from the device to a pinned array."""
+
+    def wait(self) -> None:
+        """Return when everything on the stream is done."""
+
+    def free(self) -> None:
+        """Give memory and stream back; a second call does nothing."""
+
+
+class CudaPython:
+    """Cuda through the package cuda-python."""
+
+    def __init__(self) -> None:
+        """Make the stream; raises EngineUnavailable without the package, EngineError when CUDA refuses."""
+        self._api = _runtime_api()
+        self._device: list[int] = []
+        self._host: list[int] = []
+        self._stream: Any = self._call("cudaStreamCreate")
+        self.stream = int(self._stream)
+
+    def allocate(self, size: int) -> int:
+        """See Cuda."""
+        address = int(self._call("cudaMalloc", size))
+        self._device.append(address)
+        return address
+
+    def pinned(self, size: int) -> np.ndarray:
+        """See Cuda."""
+        address = int(self._call("cudaMallocHost", size))
+        self._host.append(address)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def to_device(self, address: int, host: np.ndarray) -> None:
+        """See Cuda."""
+        self._copy(address, host.ctypes.data, host.nbytes, _TO_DEVICE)
+
+    def to_host(self, host: np.ndarray, address: int) -> None:
+        """See Cuda."""
+        self._copy(host.ctypes.data, address, host.nbytes, _TO_HOST)
+
+    def wait(self) -> None:
+        """See Cuda."""
+        self._call("cudaStreamSynchronize", self._stream)
+
+    def free(self) -> None:
+        """See Cuda."""
+        for address in self._device:
+            self._api.cudaFree(address)
+        for address in self._host:
+            self._api.cudaFreeHost(address)
+        if self._stream is not None:
+            self._api.cudaStreamDestroy(self._stream)
+        self._device, self._host, self._stream = [], [], None
+
+    def _copy(self, target: int, source: int, size: int, kind: int) -> None:
+        self._call("cudaMemcpyAsync", target, source, size, self._api.cudaMemcpyKind(kind), self._stream)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """cuda-python returns (error,) or (error, value)."""
+        error, *value = getattr(self._api, name)(*arguments)
+        if int(error) != 0:
+            raise EngineError(f"{name} failed with CUDA error {int(error)}")
+        return value[0] if value else None
+
+
+def _runtime_api() -> Any:
+    for module in ("cuda.bindings.runtime", "cuda.cudart"):  # from 12.6 on, and before
+        try:
+            return importlib.import_module(module)
+        except ImportError:
+            continue
+    raise EngineUnavailable("the package cuda-python is not installed")

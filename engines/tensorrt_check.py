@@ -1,0 +1,58 @@
+"""Deserialise a plan in a process of its own: `python -m engines.tensorrt_check MODULE PLAN`; never in the server's.
+
+A damaged or foreign plan may end the process that opens it. Exit status 0 and the runtime's version on stdout, or 1 and
+one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from engines.base import EngineUnavailable
+
+_AT_MOST_S = 120
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def check_plan(module: str, plan: Path) -> str:
+    """The version of the runtime that can open this plan here; raises EngineUnavailable when it cannot."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "engines.tensorrt_check", module, str(plan)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_AT_MOST_S, env=environment
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineUnavailable(f"{module} did not open {plan} within {_AT_MOST_S} s") from error
+    if done.returncode < 0:
+        raise EngineUnavailable(f"{module} ended with signal {-done.returncode} when it opened {plan}")
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise EngineUnavailable(said[-1] if said else f"{module} could not open {plan}")
+    return done.stdout.strip()
+
+
+def main(module: str, plan: str) -> int:
+    """The child process."""
+    try:
+        trt = importlib.import_module(module)
+        content = Path(plan).read_bytes()
+    except (ImportError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(content)
+    if engine is None:
+        print(
+            f"{module} {trt.__version__} refuses {plan}: built by another version or for another GPU", file=sys.stderr
+        )
+        return 1
+    print(trt.__version__)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""An ONNX file to a TensorRT plan, in this process: one order of calls for TensorRT 8.6, 10, 11 and TensorRT for RTX.
+
+Run as `python -m export.plan REQUEST.json` it is the child process of to_tensorrt.py: building may take minutes and
+all memory, and where the system kills it, the parent says so. Not here: making the ONNX file, and the manifest.
+No hardware but TensorRT for RTX's builder has run this; the calls of the others are asserted with fakes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from export import ExportError
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Python module of each engine name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What to build; JSON-ready but for its paths, which are text."""
+
+    runtime: str
+    """A key of MODULES."""
+    graph: str
+    plan: str
+    """File to write."""
+    precision: str
+    """fp16 or fp32, as the graph was exported."""
+    workspace_mb: int
+    """Largest scratch memory on the device."""
+    batch_best: int = 1
+    """Batch that the plan is tuned for."""
+    batch_max: int = 16
+    compute_capabilities: tuple[str, ...] = ()
+    """To build for ahead of time, TensorRT for RTX only; empty: for the GPU here."""
+    timing_cache: str | None = None
+    """File that keeps measured tactics from one build to the next."""
+
+
+def build_plan(trt: Any, request: PlanRequest, *, progress: Callable[[str, int], None]) -> bytes:
+    """Parse and build with the module trt; `progress` is told a phase and its percentage.
+
+    Raises ExportError when the parser or the builder refuses.
+    """
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt))
+    _parse(trt.OnnxParser(network, logger), request)
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb * 2**20)
+    config.clear_flag(trt.BuilderFlag.TF32)  # FP32 parts stay FP32
+    if request.precision == "fp16" and not _is_strongly_typed(trt):
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        _hold_fp32(trt, network)
+    config.add_optimization_profile(_profile(builder, network, request))
+    _target(trt, config, request)
+    has_cache = request.runtime == "tensorrt" and request.timing_cache is not None
+    if has_cache:
+        _read_timing_cache(config, Path(str(request.timing_cache)))
+    if hasattr(trt, "IProgressMonitor"):
+        config.progress_monitor = _monitor(trt, progress)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ExportError(f"{request.runtime} {trt.__version__} could not build {Path(request.graph).name}")
+    if has_cache:
+        Path(str(request.timing_cache)).write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _is_strongly_typed(trt: Any) -> bool:
+    """From TensorRT 10 on, types are those of the graph; TensorRT for RTX knows no other way."""
+    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not hasattr(trt.BuilderFlag, "FP16")
+
+
+def _network_flags(trt: Any) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    if hasattr(flags, "STRONGLY_TYPED"):
+        return 1 << int(flags.STRONGLY_TYPED)
+    if _is_strongly_typed(trt):
+        return 0  # TensorRT 11: always so, and without a flag
+    return 1 << int(flags.EXPLICIT_BATCH)
+
+
+def _parse(parser: Any, request: PlanRequest) -> None:
+    if not parser.parse_from_file(request.graph):
+        reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
+        raise ExportError(f"{request.runtime} cannot read {Path(request.graph).name}: {' '.join(reason.split())}")
+
+
+def _hold_fp32(trt: Any, network: Any) -> None:
+    """TensorRT 8 chooses types itself: hold those layers to FP32 that give FP32 in the graph."""
+    free = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE, trt.LayerType.CAST)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type not in free and layer.get_output(0).dtype == trt.float32:
+            layer.precision = trt.float32
+
+
+def _profile(builder: Any, network: Any, request: PlanRequest) -> Any:
+    if network.num_inputs != 1:
+        raise ExportError(f"{Path(request.graph).name} has {network.num_inputs} inputs, not one")
+    images = network.get_input(0)
+    sizes = tuple(images.shape)[1:]
+    profile = builder.create_optimization_profile()
+    batches = (1, request.batch_best, request.batch_max)
+    profile.set_shape(images.name, *((batch, *sizes) for batch in batches))
+    return profile
+
+
+def _target(trt: Any, config: Any, request: PlanRequest) -> None:
+    if not request.compute_capabilities:
+        return
+    if request.runtime != "tensorrt-rtx":
+        raise ExportError("only TensorRT for RTX (--rtx) builds for a GPU that is not in this machine")
+    config.num_compute_capabilities = len(request.compute_capabilities)
+    for index, text in enumerate(request.compute_capabilities):
+        target = getattr(trt.ComputeCapability, f"SM{text.replace('.', '')}", None)
+        if target is None or not config.set_compute_capability(target, index):
+            raise ExportError(f"TensorRT for RTX {trt.__version__} does not build for compute capability {text}")
+
+
+def _read_timing_cache(config: Any, path: Path) -> None:
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+
+
+def _monitor(trt: Any, progress: Callable[[str, int], None]) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Tells of the outermost phase; those within it are too many for a person."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)  # TensorRT's classes do not take super()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self.steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self.steps:
+                progress(phase_name, 100 * (step + 1) // max(self.steps[phase_name], 1))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            if self.steps.pop(phase_name, None) is not None:
+                progress(phase_name, 100)
+
+    return Monitor()
+
+
+def main(arguments: list[str]) -> int:
+    """The child process: build as the request says; the last line of stdout is JSON, a refusal is on stderr."""
+    values = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    request = PlanRequest(**values | {"compute_capabilities": tuple(values["compute_capabilities"])})
+    try:
+        trt = importlib.import_module(MODULES[request.runtime])
+        plan = build_plan(trt, request, progress=lambda phase, percent: print(f"{phase}: {percent} %", flush=True))
+    except (ExportError, ImportError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    Path(request.plan).write_bytes(plan)
+    print(json.dumps({"runtime_version": trt.__version__}))
+    return 0
+
+
+def request_text(request: PlanRequest) -> str:
+    """The JSON that `main` reads."""
+    return json.dumps(asdict(request))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""Weights to a TensorRT plan with its manifest in engines/built, built in a child process with progress.
+
+Not here: the calls of the builder (plan.py), and running a plan (engines.tensorrt_engine). Of these ways TensorRT for
+RTX's builder is tested, ahead of time and without a GPU; no plan has run on hardware yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from engines import manifest as manifests
+from engines.base import EngineUnavailable
+from engines.cuda import Gpu, first_gpu
+from engines.manifest import BUILT, Manifest
+from engines.plans import plan_folder
+from export import ExportError, to_onnx
+from export.jetpack import JETPACKS
+from export.plan import PlanRequest, request_text
+from sgmsnet.checkpoint import ModelFiles
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKSPACE_MB = 1024
+BATCH_MAX = 16
+PLAN = "model.plan"
+_DISTRIBUTIONS = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12")}
+_GRAPHS_IN_MEMORY = 8
+"""The builder takes this many times the graph's size: TensorRT for RTX took 423 MB for 57 MB, on a CPU alone."""
+
+
+def build(
+    files: ModelFiles,
+    *,
+    runtime: str = "tensorrt",
+    precision: to_onnx.Precision = "fp16",
+    compute_capabilities: Sequence[str] = (),
+    workspace_mb: int = WORKSPACE_MB,
+    built: Path = BUILT,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Build BUILT/MODEL/RUNTIME-PRECISION/{model.onnx, model.plan, manifest.json}; returns the folder.
+
+    Without compute capabilities the plan is for the GPU here. `report` is told each step of progress. Raises
+    ExportError when the builder refuses, is killed or has too little memory, or when there is no GPU to build for.
+    """
+    gpu = None if compute_capabilities else _gpu_here(runtime)
+    folder = plan_folder(built, files.name, runtime, precision)
+    folder.mkdir(parents=True, exist_ok=True)
+    opset = _opset(runtime)
+    graph = to_onnx.export(files, folder / "model.onnx", opset=opset, precision=precision)
+    check_memory(graph.stat().st_size, workspace_mb)
+    (folder / manifests.FILE_NAME).unlink(missing_ok=True)  # of the plan that is about to be replaced
+    request = PlanRequest(
+        runtime=runtime,
+        graph=str(graph),
+        plan=str(folder / PLAN),
+        precision=precision,
+        workspace_mb=workspace_mb,
+        batch_max=BATCH_MAX,
+        compute_capabilities=tuple(compute_capabilities),
+        timing_cache=str(built / f"{runtime}.timing-cache"),
+    )
+    version = run_child(request, report=report)
+    manifests.write(folder, _manifest(files, request, folder, version=version, gpu=gpu, opset=opset))
+    return folder
+
+
+def run_child(request: PlanRequest, *, report: Callable[[str], None]) -> str:
+    """Build in a child process; returns the version of its TensorRT. Raises ExportError with the child's reason."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with tempfile.TemporaryDirectory() as scratch:
+        file, errors = Path(scratch, "request.json"), Path(scratch, "stderr")
+        file.write_text(request_text(request), encoding="utf-8")
+        last = ""
+        with (
+            errors.open("wb") as stderr,
+            subprocess.Popen(
+                [sys.executable, "-m", "export.plan", str(file)],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=environment,
+            ) as child,
+        ):
+            assert child.stdout is not None
+            for line in child.stdout:
+                last = line.strip()
+                if not last.startswith("{"):
+                    report(last)
+        said = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if child.returncode < 0:
+        raise ExportError(
+            f"the system ended the TensorRT builder (signal {-child.returncode}), most often for want of memory: "
+            "close programs, add swap, or give --workspace-mb a smaller number"
+        )
+    if child.returncode:
+        raise ExportError(said[-1] if said else "the TensorRT builder failed without a reason")
+    return str(json.loads(last)["runtime_version"])
+
+
+def check_memory(graph_bytes: int, workspace_mb: int) -> None:
+    """Raise ExportError where the free memory is certainly too little; where it is unknown, do nothing."""
+    needed = (_GRAPHS_IN_MEMORY * graph_bytes >> 20) + workspace_mb
+    available = available_mb()
+    if available is not None and available < needed:
+        raise ExportError(
+            f"building needs about {needed} MB of memory and {available} MB are free: close programs, add swap, or "
+            "give --workspace-mb a smaller number"
+        )
+
+
+def available_mb(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Free memory and swap in MB, which on a Jetson the GPU shares; None where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        return sum(int(lines[key].split()[0]) for key in ("MemAvailable", "SwapFree")) >> 10
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _gpu_here(runtime: str) -> Gpu:
+    try:
+        return first_gpu()
+    except EngineUnavailable as error:
+        advice = "--compute-capability" if runtime == "tensorrt-rtx" else "--rtx and --compute-capability"
+        raise ExportError(f"{error}; to build for a GPU elsewhere give {advice}") from error
+
+
+def _opset(runtime: str) -> int:
+    for distribution in _DISTRIBUTIONS[runtime]:
+        try:
+            major = int(metadata.version(distribution).split(".")[0])
+        except metadata.PackageNotFoundError:
+            continue
+        is_old = runtime == "tensorrt" and major < 10
+        return JETPACKS["6.0"].largest_opset if is_old else to_onnx.OPSET
+    raise ExportError(f"the package {_DISTRIBUTIONS[runtime][0]} is not installed; requirements-gpu.txt names it")
+
+
+def _manifest(
+    files: ModelFiles, request: PlanRequest, folder: Path, *, version: str, gpu: Gpu | None, opset: int
+) -> Manifest:
+    graph = onnx.load(request.graph, load_external_data=False).graph
+    return Manifest(
+        model=files.name,
+        weights_sha256=files.sha256,
+        artefact=PLAN,
+        artefact_sha256=manifests.file_sha256(folder / PLAN),
+        opset=opset,
+        inputs=_shapes(graph.input),
+        outputs=_shapes(graph.output),
+        batch_max=request.batch_max,
+        classes=files.config.classes,
+        thresholds=files.thresholds,
+        precision=request.precision,
+        runtime=request.runtime,
+        runtime_version=version,
+        gpu_name=gpu.name if gpu else None,
+        compute_capability=(gpu.compute_capability,) if gpu else request.compute_capabilities,
+        parity=None,
+        git_revision=_git_revision(),
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _shapes(values: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    """Names to shapes, with -1 for the free batch."""
+    return {value.name: (-1, *(side.dim_value for side in value.type.tensor_type.shape.dim[1:])) for value in values}
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):  # an installed copy, or no git
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,134 @@
+"""The builder's calls, by generation of TensorRT; and TensorRT for RTX itself, which builds without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export import ExportError, to_onnx
+from export.plan import PlanRequest, build_plan
+from sgmsnet.checkpoint import find
+from tests.fake_tensorrt import fake_builder
+from tests.needs import missing
+
+REQUEST = PlanRequest(
+    runtime="tensorrt", graph="tiny.onnx", plan="model.plan", precision="fp16", workspace_mb=64, batch_max=16
+)
+PROFILE = "profile ('images', (1, 1, 64, 64), (1, 1, 64, 64), (16, 1, 64, 64))"
+
+
+def _ignore(phase: str, percent: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("version", "network", "flags"),
+    [
+        ("8.6", "network 1", ["set FP16", "set OBEY_PRECISION_CONSTRAINTS"]),
+        ("10.3", "network 2", []),
+        ("11.0", "network 0", []),
+    ],
+)
+def test_the_order_of_calls_of_each_generation(version: str, network: str, flags: list[str]) -> None:
+    trt, calls = fake_builder(version)
+    assert build_plan(trt, REQUEST, progress=_ignore) == b"plan"
+    assert calls == [
+        *("Builder", network, "OnnxParser", "parse tiny.onnx", "config", "workspace 67108864", "clear TF32"),
+        *flags,
+        *(PROFILE, "build"),
+    ]
+
+
+def test_fp32_sets_no_fp16_flag_on_8_6() -> None:
+    trt, calls = fake_builder("8.6")
+    build_plan(trt, replace(REQUEST, precision="fp32"), progress=_ignore)
+    assert not [call for call in calls if call.startswith("set ")]
+
+
+def test_on_8_6_layers_that_give_fp32_are_held_to_it() -> None:
+    trt, _ = fake_builder("8.6")
+    build_plan(trt, REQUEST, progress=_ignore)
+    assert [layer.precision for layer in trt.layers] == [None, "float", None]
+
+
+def test_the_timing_cache_is_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "timing.cache"
+    for content in (b"", b"tactics"):
+        trt, calls = fake_builder("10.3")
+        build_plan(trt, replace(REQUEST, timing_cache=str(path)), progress=_ignore)
+        assert f"timing cache {content!r}" in calls
+        assert "use timing cache, mismatch False" in calls
+        assert path.read_bytes() == b"tactics"
+
+
+def test_progress_is_told_of_the_outermost_phase() -> None:
+    told: list[tuple[str, int]] = []
+    trt, _ = fake_builder("10.3")
+    build_plan(trt, REQUEST, progress=lambda phase, percent: told.append((phase, percent)))
+    assert told == [("Building", 50), ("Building", 100)]
+
+
+def test_refusals_of_parser_and_builder_are_one_sentence() -> None:
+    with pytest.raises(ExportError, match=r"tensorrt cannot read tiny\.onnx: no importer for Det$"):
+        build_plan(fake_builder("8.6", readable=False)[0], REQUEST, progress=_ignore)
+    with pytest.raises(ExportError, match=r"tensorrt 10\.3 could not build tiny\.onnx"):
+        build_plan(fake_builder("10.3", buildable=False)[0], REQUEST, progress=_ignore)
+    with pytest.raises(ExportError, match="only TensorRT for RTX"):
+        build_plan(fake_builder("10.3")[0], replace(REQUEST, compute_capabilities=("8.6",)), progress=_ignore)
+
+
+@pytest.fixture
+def rtx() -> ModuleType:
+    try:
+        import tensorrt_rtx
+    except (ImportError, OSError) as error:
+        missing(f"tensorrt-rtx-cu13 cannot be imported ({error}); requirements-dev.txt has it")
+        raise
+    return tensorrt_rtx
+
+
+def _for_rtx(graph: Path, *capabilities: str) -> PlanRequest:
+    return replace(REQUEST, runtime="tensorrt-rtx", graph=str(graph), compute_capabilities=capabilities)
+
+
+@pytest.mark.parametrize(("precision", "opset"), [("fp16", 17), ("fp16", 20), ("fp32", 20)])
+def test_tensorrt_for_rtx_builds_the_graph_for_8_6_and_8_9(
+    rtx: ModuleType, precision: to_onnx.Precision, opset: int, tiny_model: Path, tmp_path: Path
+) -> None:
+    graph = to_onnx.export(find(tiny_model), tmp_path / "tiny.onnx", opset=opset, precision=precision)
+    told: list[int] = []
+    request = replace(_for_rtx(graph, "8.6", "8.9"), precision=precision)
+    plan = build_plan(rtx, request, progress=lambda _, percent: told.append(percent))
+    assert len(plan) > 10_000
+    assert told[-1] == 100
+
+
+def _save(path: Path, node: onnx.NodeProto, *more: onnx.TensorProto) -> Path:
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 64, 64])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "control", [images], [output], list(more))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_tensorrt_for_rtx_refuses_the_negative_controls(rtx: ModuleType, tmp_path: Path) -> None:
+    sizes = onnx.numpy_helper.from_array(np.array([1, 1, 32, 32], np.int64), "sizes")
+    half = onnx.numpy_helper.from_array(np.ones((1, 1, 64, 64), np.float16), "half")
+    controls = {
+        "resize": (helper.make_node("Resize", ["images", "", "", "sizes"], ["y"], mode="linear", antialias=1), sizes),
+        "add": (helper.make_node("Add", ["images", "half"], ["y"]), half),
+        "own": (helper.make_node("Abacus", ["images"], ["y"]),),
+    }
+    for name, control in controls.items():
+        graph = _save(tmp_path / f"{name}.onnx", *control)
+        with pytest.raises(ExportError, match=f"(cannot read|could not build) {name}"):
+            build_plan(rtx, _for_rtx(graph, "8.6"), progress=_ignore)
+    good = _save(tmp_path / "good.onnx", helper.make_node("Relu", ["images"], ["y"]))
+    assert build_plan(rtx, _for_rtx(good, "8.6"), progress=_ignore)
+    with pytest.raises(ExportError, match=r"does not build for compute capability 8\.7"):
+        build_plan(rtx, _for_rtx(good, "8.7"), progress=_ignore)
