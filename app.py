@@ -110,7 +110,7 @@ def _serve(options: Options) -> int:
     with ThreadPoolExecutor(1) as beside:
         # Gradio takes seconds to import; the engine opens and runs once meanwhile.
         desk_ready = beside.submit(_open_desk, options)
-        from sgmsnet.web import layout
+        from sgmsnet.web import layout, rest
 
         try:
             desk = desk_ready.result()
@@ -120,7 +120,7 @@ def _serve(options: Options) -> int:
     page = layout.build(desk)
     login = credentials(options)
     try:
-        _, _, link = page.launch(
+        server, _, link = page.launch(
             server_name=options.host,
             server_port=options.port,
             share=options.share,
@@ -132,6 +132,7 @@ def _serve(options: Options) -> int:
     except OSError as error:
         print(f"The page could not start on port {options.port}: {error}", file=sys.stderr)
         return 1
+    rest.attach(server, desk, login=login)
     _announce(options, login, link)
     page.block_thread()
     return 0

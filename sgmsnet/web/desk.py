@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +17,14 @@ import numpy as np
 
 from engines.base import EngineError, EngineUnavailable
 from sgmsnet import imaging
+from sgmsnet.imaging import Source as Image
 from sgmsnet.pipeline import Pipeline
+from sgmsnet.prediction import Prediction
 from sgmsnet.web import payload
+from sgmsnet.web.metrics import Metrics
+
+AT_ONCE = 2
+"""Images that run at the same time, whoever asks: more would only slow each other down."""
 
 log = logging.getLogger(__name__)
 
@@ -82,42 +88,76 @@ class Desk:
         self._open_pipeline = open_pipeline
         self._pipelines: dict[str, Pipeline] = {}
         self._opening = threading.Lock()
+        self._running = threading.BoundedSemaphore(AT_ONCE)
+        self.metrics = Metrics()
 
     def warm(self) -> None:
         """Open the first engine and run it once. Raises what opening raises: without an engine there is no page."""
-        self._pipeline(self.first).predict(np.zeros((256, 256), np.uint8), name="warm-up")
+        self.pipeline(self.first).predict(np.zeros((256, 256), np.uint8), name="warm-up")
+
+    def predict(
+        self, source: Image, *, name: str, engine: str, thresholds: Mapping[str, float] | None = None
+    ) -> Prediction:
+        """Run one image when its turn comes. Raises what Pipeline.predict raises, and EngineUnavailable."""
+        pipeline = self.pipeline(engine)
+        with self._running:
+            return pipeline.predict(source, name=name, thresholds=thresholds)
 
     def segment(self, source: Source, *, engine: str) -> dict[str, Any]:
         """An image -> the viewer's payload, or a payload that carries one sentence instead."""
+        with self.metrics.request("page"):
+            try:
+                path, attribution = self.find(source)
+                prediction = self.predict(path, name=source.name, engine=engine)
+                shown = payload.from_prediction(prediction, attribution=attribution)
+            except (imaging.UnreadableImageError, EngineUnavailable) as error:
+                self.metrics.error("page", "refused")
+                return self.refuse(str(error))
+            except EngineError as error:
+                self.metrics.error("page", "failed")
+                return self.refuse(str(error))
+            except Exception:  # the outermost edge: the visitor gets a sentence, the log the rest
+                log.exception("segmenting an image failed")
+                self.metrics.error("page", "failed")
+                return self.refuse(f"{source.name} could not be segmented; the server's log says why.")
+            self.metrics.observe(shown["record"])
+            return shown
+
+    def find(self, source: Source) -> tuple[Path, str]:
+        """The file of a source and whom it is from; raises UnreadableImageError where there is none any more."""
         path, attribution = source.path, ""
         if path is None:
             example = self.examples.get(source.name)
             if example is None:
-                return self.refuse("There is no such example.")
+                raise imaging.UnreadableImageError("There is no such example.")
             path, attribution = example.path, example.attribution
         if not path.is_file():
-            return self.refuse(f"{source.name} is no longer on the server; please upload it again.")
-        try:
-            prediction = self._pipeline(engine).predict(path, name=source.name)
-            return payload.from_prediction(prediction, attribution=attribution)
-        except (imaging.UnreadableImageError, EngineUnavailable, EngineError) as error:
-            return self.refuse(str(error))
-        except Exception:  # the outermost edge: the visitor gets a sentence, the log the rest
-            log.exception("segmenting an image failed")
-            return self.refuse(f"{source.name} could not be segmented; the server's log says why.")
+            raise imaging.UnreadableImageError(f"{source.name} is no longer on the server; please upload it again.")
+        return path, attribution
 
     def refuse(self, sentence: str) -> dict[str, Any]:
         """The payload that shows a sentence where the result would be."""
         return payload.from_error(sentence)
 
-    def _pipeline(self, engine: str) -> Pipeline:
-        known = {"auto", self.first, *(found.name for found in self.engines)}
-        if engine not in known:
-            raise EngineUnavailable(f"There is no engine named {engine}.")
+    def pipeline(self, engine: str) -> Pipeline:
+        """The one pipeline of an engine, opened when first asked for; raises EngineUnavailable."""
+        if engine not in {"auto", self.first, *(found.name for found in self.engines)}:
+            raise EngineUnavailable(f"There is no engine named {engine[:60]!r}.")
+        opened = self._pipelines.get(engine)  # before the lock: what is open need not wait for what is being opened
+        if opened is not None:
+            return opened
         with self._opening:
             if engine not in self._pipelines:
-                self._pipelines[engine] = self._open_pipeline(engine)
+                self._pipelines[engine] = self._open(engine)
             return self._pipelines[engine]
+
+    def _open(self, engine: str) -> Pipeline:
+        """What "auto" stands for and that engine by its own name are one pipeline."""
+        opened = self._open_pipeline(engine)
+        kept = self._pipelines.setdefault(opened.info.backend, opened)
+        if kept is not opened:
+            opened.close()
+        return kept
 
 
 def read_examples(folder: Path) -> list[Example]:

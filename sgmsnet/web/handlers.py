@@ -6,14 +6,19 @@ from typing import Any
 
 import gradio as gr
 
-from sgmsnet.web.desk import Desk, Source
+from sgmsnet.web.desk import AT_ONCE, Desk, Source
 
-MODEL_AT_ONCE = 2
 NO_FILE = "Choose an X-ray first."
 
 
 def connect(
-    desk: Desk, *, upload: gr.File, strip: gr.HTML, engine: gr.Dropdown, viewer: gr.HTML, source: gr.State
+    desk: Desk,
+    *,
+    upload: gr.File,
+    strip: gr.HTML,
+    engine: gr.Dropdown,
+    viewer: gr.HTML,
+    source: gr.State,
 ) -> None:
     """Bind upload, examples and engine picker to the viewer.
 
@@ -35,7 +40,7 @@ def connect(
     def again(kept: Source | None, engine: str) -> dict[str, Any] | Any:
         return gr.skip() if kept is None else desk.segment(kept, engine=engine)
 
-    model = {"concurrency_limit": MODEL_AT_ONCE, "concurrency_id": "model", "show_progress_on": viewer}
+    model = {"concurrency_limit": AT_ONCE, "concurrency_id": "model", "show_progress_on": viewer}
     upload.upload(segment, [upload, engine], viewer, api_name="segment", **model).then(
         keep, upload, [source, upload], api_visibility="private", show_progress="hidden"
     )

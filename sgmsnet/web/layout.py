@@ -19,6 +19,8 @@ WAITING_AT_MOST = 32
 _HERE = Path(__file__).resolve().parent
 _FONT = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO = ("ui-monospace", "Cascadia Mono", "Menlo", "monospace")
+# One scope, in this order: each uses the ones before it, and the last one starts the viewer.
+_SCRIPTS = ("pixels.js", "panel.js", "viewer.js", "canvas.js", "controls.js")
 
 _HEADER = """
 <div class="sg-head">
@@ -37,7 +39,8 @@ _ABOUT = """
 (IEEE CME 2025, doi 10.1109/CME67420.2025.11239364).</p>
 <p>It marks opacities that look like pneumonia on frontal chest X-rays. It does not diagnose, and it misses faint and
 small findings.</p>
-<p>From a program: <code>gradio_client</code>, endpoint <code>/segment</code>.</p>
+<p>From a program: <a href="v1/" target="_blank" rel="noopener">REST at <code>/v1/segment</code></a>, or
+<code>gradio_client</code>, endpoint <code>/segment</code>.</p>
 </div>"""
 
 
@@ -65,7 +68,14 @@ def build(desk: Desk) -> gr.Blocks:
                 with gr.Accordion("About and limits", open=False):
                     gr.HTML(_ABOUT)
         source = gr.State(None)
-        handlers.connect(desk, upload=upload, strip=strip, engine=engine, viewer=viewer, source=source)
+        handlers.connect(
+            desk,
+            upload=upload,
+            strip=strip,
+            engine=engine,
+            viewer=viewer,
+            source=source,
+        )
     return page.queue(max_size=WAITING_AT_MOST)
 
 
@@ -103,7 +113,7 @@ def _viewer() -> gr.HTML:
         None,
         html_template=_read("viewer.html"),
         css_template=_read("viewer.css"),
-        js_on_load="\n".join(_read(name) for name in ("pixels.js", "panel.js", "viewer.js")),
+        js_on_load="\n".join(_read(name) for name in _SCRIPTS),
         apply_default_css=False,
         elem_id="sg-viewer",
     )

@@ -64,6 +64,14 @@ def thumbnail(radiograph: Radiograph, *, side: int = 144) -> str:
     return _uri(square, "jpeg", quality=82)
 
 
+def mask_png(mask: np.ndarray) -> bytes:
+    """Bool (H, W) -> an 8-bit grey PNG of 0 and 255."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    picture.save(buffer, "png", compress_level=1, compress_type=zlib.Z_RLE)
+    return buffer.getvalue()
+
+
 def fit(width: int, height: int, side: int) -> tuple[int, int]:
     """(width, height) scaled down, never up, so that the longer one is at most `side`; both at least 1."""
     scale = min(1.0, side / max(width, height))
@@ -115,7 +123,7 @@ def _class(prediction: Prediction, index: int) -> dict[str, Any]:
         "colour": list(overlay.colour_of(name, index)),
         "threshold": float(prediction.thresholds[name]),
         "probability": _grey_uri(_probability(prediction, index)),
-        "mask": _uri(Image.fromarray(mask.astype(np.uint8) * 255), "png", compress_level=1, compress_type=zlib.Z_RLE),
+        "mask": f"data:image/png;base64,{base64.b64encode(mask_png(mask)).decode('ascii')}",
     }
 
 

@@ -1,0 +1,142 @@
+// What the visitor does: sliders, buttons, keys, wheel and pointers. Comes last of all and starts the viewer.
+
+const actions = {
+  in: () => zoomBy(1.5),
+  out: () => zoomBy(1 / 1.5),
+  fit: () => zoomBy(1 / view.zoom),
+  full: () => (document.fullscreenElement ? document.exitFullscreen() : find(".sv-stage").requestFullscreen?.()),
+  reveal: () => { root.dataset.unfamiliar = false; },
+  window: () => {
+    shown.window = [...shown.payload.picture.window];
+    windowControls();
+    redraw();
+  },
+  thresholds: () => {
+    for (const { name, threshold } of shown.payload.classes) shown.thresholds[name] = threshold;
+    classControls(shown.payload.classes);
+    measure();
+    redraw();
+  },
+};
+
+// ---- events ----
+
+const setThreshold = (input) => {
+  const name = input.dataset.threshold;
+  const model = shown.payload.classes.find((item) => item.name === name).threshold;
+  const value = Number(input.value);
+  shown.thresholds[name] = Math.abs(value - model) < 0.0051 ? model : value; // snaps to the model's own
+  input.parentElement.querySelector("output").textContent = plain(shown.thresholds[name]);
+  measure();
+};
+
+const setValue = (input) => {
+  const key = input.dataset.set;
+  const output = input.parentElement.querySelector("output");
+  if (key === "attention") {
+    settings.attention = input.value;
+    describeAttention();
+  } else if (key === "centre" || key === "width") {
+    shown.window[key === "centre" ? 0 : 1] = Number(input.value);
+    output.textContent = input.value;
+  } else {
+    if (key === "opacity") OPACITY[settings.style] = Number(input.value) / 100;
+    else settings[key] = Number(input.value) / 100;
+    output.textContent = `${input.value} %`;
+  }
+};
+
+const setStyle = (style) => {
+  settings.style = style;
+  const slider = find("[data-set=opacity]");
+  slider.value = Math.round(OPACITY[style] * 100);
+  setValue(slider);
+};
+
+root.addEventListener("input", ({ target }) => {
+  if (!shown) return;
+  if (target.dataset.threshold) setThreshold(target);
+  else if (target.dataset.set) setValue(target);
+  else if (target.name === "sv-style") setStyle(target.value);
+  else if (target.dataset.show) settings.hidden[target.checked ? "delete" : "add"](target.dataset.show);
+  canvas.setAttribute("aria-label", describePicture());
+  redraw();
+});
+
+root.addEventListener("click", ({ target }) => {
+  const action = target.closest("[data-do]")?.dataset.do;
+  if (action && shown) actions[action]();
+});
+
+const KEYS = {
+  "+": () => actions.in(), "=": () => actions.in(), "-": () => actions.out(), 0: () => actions.fit(),
+  f: () => actions.full(),
+  ArrowLeft: () => panBy(40, 0), ArrowRight: () => panBy(-40, 0), ArrowUp: () => panBy(0, 40), ArrowDown: () => panBy(0, -40),
+};
+
+canvas.addEventListener("keydown", (event) => {
+  if (!KEYS[event.key] || !shown || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  KEYS[event.key]();
+});
+
+const fromCentre = ({ clientX, clientY }) => {
+  const box = canvas.getBoundingClientRect();
+  return [clientX - box.left - box.width / 2, clientY - box.top - box.height / 2];
+};
+
+// A plain wheel scrolls the page; with Ctrl (and a pinch on a touchpad, which sends it) it zooms.
+canvas.addEventListener("wheel", (event) => {
+  if (!shown || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  zoomBy(Math.exp(-event.deltaY / 240), ...fromCentre(event));
+}, { passive: false });
+
+canvas.addEventListener("dblclick", (event) => shown && (view.zoom > 1 ? actions.fit() : zoomBy(2.5, ...fromCentre(event))));
+
+const pointers = new Map();
+
+canvas.addEventListener("pointerdown", (event) => {
+  pointers.set(event.pointerId, event);
+  if (event.pointerType !== "touch" || view.zoom > 1) canvas.setPointerCapture(event.pointerId);
+});
+
+canvas.addEventListener("pointermove", (event) => {
+  if (!shown) return;
+  readOut(event);
+  const before = pointers.get(event.pointerId);
+  if (!before) return;
+  const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
+  pointers.set(event.pointerId, event);
+  if (other) {
+    const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
+    zoomBy(apart(event) / Math.max(1, apart(before)), ...fromCentre(event));
+  } else panBy(event.clientX - before.clientX, event.clientY - before.clientY);
+});
+
+for (const name of ["pointerup", "pointercancel", "pointerleave"]) {
+  canvas.addEventListener(name, (event) => {
+    pointers.delete(event.pointerId);
+    if (name === "pointerleave") find(".sv-readout").textContent = "";
+  });
+}
+
+// Position, grey value and probabilities under the pointer; millimetres where the spacing is known.
+const readOut = (event) => {
+  const { scale, x, y } = placement();
+  const box = canvas.getBoundingClientRect();
+  const across = (event.clientX - box.left - x) / scale / shown.picture.width;
+  const down = (event.clientY - box.top - y) / scale / shown.picture.height;
+  const inside = across >= 0 && across < 1 && down >= 0 && down < 1;
+  const at = (map) => map.values[Math.floor(down * map.height) * map.width + Math.floor(across * map.width)];
+  const { width, height, spacing_mm: spacing } = shown.payload.picture;
+  const place = spacing
+    ? `${(across * width * spacing[1]).toFixed(1)}, ${(down * height * spacing[0]).toFixed(1)} mm`
+    : `${Math.floor(across * width)}, ${Math.floor(down * height)} px`;
+  const chances = Object.entries(shown.maps).map(([name, map]) => `${name} ${(at(map) / 255).toFixed(2)}`);
+  find(".sv-readout").textContent = inside ? [place, `grey ${at(shown.picture)}`, ...chances].join(" · ") : "";
+};
+
+new ResizeObserver(resize).observe(canvas);
+watch("value", show);
+show();

@@ -1,0 +1,234 @@
+"""REST beside the page, on its port: /v1 for programs, /health and /ready for probes, /metrics for Prometheus.
+
+Transport only: the desk segments, form.py reads the request. Needs FastAPI, which comes with Gradio, but no Gradio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+import sgmsnet
+from engines.base import EngineError, EngineUnavailable
+from sgmsnet import imaging, raster
+from sgmsnet.imaging import UnreadableImageError
+from sgmsnet.prediction import Prediction
+from sgmsnet.web import describe, form, payload
+from sgmsnet.web.desk import AT_ONCE, Desk
+from sgmsnet.web.form import Asked, Masks, RestError
+
+log = logging.getLogger(__name__)
+
+READY_KEPT_S = 5.0
+WAITING_AT_MOST = 32
+
+Login = tuple[str, str]
+_PAGE = Path(__file__).resolve().with_name("rest.html")
+
+
+def attach(app: FastAPI, desk: Desk, *, login: Login | None = None) -> None:
+    """Add the routes to a server. With a login, all but /health and /ready want it as HTTP Basic."""
+    guard = [Depends(_guard(login))]
+    ready = Readiness(desk)
+    app.mount("/v1", build(desk, login=login))
+
+    @app.get("/health", include_in_schema=False)
+    async def health() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/ready", include_in_schema=False)
+    def readiness() -> Response:  # not async: it runs the model
+        return JSONResponse({"status": "ready"}) if ready() else JSONResponse({"status": "not ready"}, 503)
+
+    @app.get("/metrics", include_in_schema=False, dependencies=guard)
+    def metrics() -> Response:
+        return Response(desk.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def build(desk: Desk, *, login: Login | None = None) -> FastAPI:
+    """The application that lies under /v1."""
+    api = FastAPI(
+        title="SGMSNet",
+        version=sgmsnet.__version__,
+        description="Chest X-ray segmentation. Research demonstration, not a medical device.",
+        # FastAPI's own documentation page loads scripts from elsewhere; and these two want the login as well.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        servers=[{"url": "/v1"}],
+        dependencies=[Depends(_guard(login))],
+    )
+    api.exception_handler(RestError)(_refuse)
+    api.exception_handler(StarletteHTTPException)(_refuse_http)
+    api.post("/segment", summary="Segment one X-ray", openapi_extra=describe.SEGMENT)(_segment(desk))
+
+    @api.get("/models", summary="The model, its classes and engines", openapi_extra=describe.MODELS)
+    def models() -> Response:
+        return JSONResponse({"models": [_model(desk)]})
+
+    @api.get("/openapi.json", include_in_schema=False)
+    def schema() -> Response:
+        return JSONResponse(api.openapi())
+
+    @api.get("/", include_in_schema=False)
+    def page() -> Response:
+        return HTMLResponse(_PAGE.read_text(encoding="utf-8"))
+
+    return api
+
+
+class Readiness:
+    """Whether the first engine runs, by running it; an answer holds for some seconds."""
+
+    def __init__(self, desk: Desk, *, kept_s: float = READY_KEPT_S) -> None:
+        self._desk = desk
+        self._kept_s = kept_s
+        self._asking = threading.Lock()
+        self._answer: tuple[float, bool] | None = None
+
+    def __call__(self) -> bool:
+        """True or False; never raises."""
+        with self._asking:
+            if self._answer is None or time.monotonic() - self._answer[0] >= self._kept_s:
+                ready = self._runs()
+                self._answer = time.monotonic(), ready
+            return self._answer[1]
+
+    def _runs(self) -> bool:
+        try:
+            self._desk.warm()
+        except Exception:  # the outermost edge: the probe gets yes or no, the log the rest
+            log.exception("the engine did not run")
+            return False
+        return True
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
+    """Bool (H, W) -> COCO's uncompressed run-length form.
+
+    `counts` are lengths of runs down the columns, one column after the other, beginning with False.
+    """
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = np.concatenate([[0], changes, [flat.size]])
+    counts = np.diff(edges).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def _segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
+    workers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rest")
+    present = 0  # changed on the event loop alone
+
+    async def segment(request: Request) -> Response:
+        nonlocal present
+        with desk.metrics.request("rest"):
+            present += 1
+            try:
+                if present > AT_ONCE + WAITING_AT_MOST:
+                    raise RestError(503, "The server is busy; please try again shortly.")
+                asked = await form.read(request)
+                loop = asyncio.get_running_loop()
+                return JSONResponse(await loop.run_in_executor(workers, _answer, desk, asked))
+            except RestError as error:
+                desk.metrics.error("rest", "refused" if error.status < 500 else "failed")
+                raise
+            finally:
+                present -= 1
+
+    return segment
+
+
+def _answer(desk: Desk, asked: Asked) -> dict[str, Any]:
+    """The record with the masks. Raises RestError for whatever goes wrong."""
+    with asked.upload.file as file:
+        data = file.read()
+    if data and not imaging.is_dicom(data[:132]) and raster.format_of(data) is None:
+        raise RestError(415, f"{asked.name}: this is not a PNG, JPEG, TIFF or DICOM file.")
+    try:
+        prediction = desk.predict(data, name=asked.name, engine=asked.engine or desk.first, thresholds=asked.thresholds)
+        return _encode(desk, prediction, asked.masks)
+    except UnreadableImageError as error:
+        raise RestError(422, str(error)) from None
+    except (EngineUnavailable, ValueError) as error:  # an engine or a threshold that there is not
+        raise RestError(400, str(error)) from None
+    except EngineError as error:
+        raise RestError(500, str(error)) from None
+    except Exception:  # the outermost edge: the program gets a sentence, the log the rest
+        log.exception("segmenting an image failed")
+        raise RestError(500, "The image could not be segmented; the server's log says why.") from None
+
+
+def _encode(desk: Desk, prediction: Prediction, masks: Masks) -> dict[str, Any]:
+    began = time.perf_counter()
+    record = prediction.record()
+    if masks == "png":
+        record["masks"] = {
+            name: base64.b64encode(payload.mask_png(mask)).decode("ascii") for name, mask in prediction.masks.items()
+        }
+    elif masks == "rle":
+        record["masks"] = {name: run_lengths(mask) for name, mask in prediction.masks.items()}
+    record["timings_ms"]["encode"] = round((time.perf_counter() - began) * 1000, 3)
+    desk.metrics.observe(record)
+    return record
+
+
+def _model(desk: Desk) -> dict[str, Any]:
+    pipeline = desk.pipeline(desk.first)
+    info = pipeline.info
+    engines = [
+        {"name": one.name, "available": one.available, "reason": one.reason, "version": one.version}
+        for one in desk.engines
+    ]
+    return {
+        "name": info.model,
+        "sha256": info.model_sha256,
+        "classes": list(info.classes),
+        "thresholds": pipeline.thresholds,
+        "input": {"height": info.height, "width": info.width},
+        "engine": {"name": info.backend, "precision": info.precision, "device": info.device},
+        "engines": engines,
+    }
+
+
+def _guard(login: Login | None) -> Callable[[Request], None]:
+    """A dependency that lets a request through, or raises 401 for one without the login."""
+
+    def check(request: Request) -> None:
+        if login is None:
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        try:
+            sent = base64.b64decode(given.strip(), validate=True) if kind.lower() == "basic" else b""
+        except ValueError:
+            sent = b""
+        if not secrets.compare_digest(sent, ":".join(login).encode()):
+            raise HTTPException(
+                401, "Give the page's user and password (HTTP Basic).", {"WWW-Authenticate": 'Basic realm="SGMSNet"'}
+            )
+
+    return check
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    status, sentence = (error.status, error.sentence) if isinstance(error, RestError) else (500, str(error))
+    return JSONResponse({"error": sentence}, status, {"Retry-After": "2"} if status == 503 else None)
+
+
+async def _refuse_http(_: Request, error: Exception) -> Response:
+    """What the framework refuses (no such path, wrong method, no login), in the same form."""
+    assert isinstance(error, StarletteHTTPException)
+    return JSONResponse({"error": f"{error.detail.rstrip('.')}."}, error.status_code, error.headers)
