@@ -16,6 +16,7 @@ from monai.transforms import (
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
+    RandGridDistortiond,
     Transform,
 )
 from monai.utils import convert_to_tensor
@@ -98,6 +99,14 @@ def augmentation(options: Augmentation, *, size: int) -> Compose:
                 scale_range=((-options.scale, options.scale), (-stretch, stretch)),
                 translate_range=(shift, shift),
                 mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandGridDistortiond(
+                both,
+                prob=options.elastic_probability,
+                num_cells=5,
+                distort_limit=options.elastic,
+                mode=["bilinear", "nearest"],
                 padding_mode="zeros",
             ),
             RandAdjustContrastd(image, prob=options.gamma_probability, gamma=options.gamma),

@@ -37,6 +37,9 @@ class Augmentation:
     """Largest shift, relative to the side."""
     flip: float = 0.0
     """Probability of a left-right flip."""
+    elastic: float = 0.12
+    """Largest relative stretch of a cell of a 5x5 grid that bends the image smoothly."""
+    elastic_probability: float = 0.25
     gamma: tuple[float, float] = (0.6, 1.7)
     gamma_probability: float = 0.5
     noise: float = 8.0

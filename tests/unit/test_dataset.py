@@ -24,6 +24,18 @@ GEOMETRY_ALONE = Augmentation(
     flip=0.5, gamma_probability=0, noise_probability=0, blur_probability=0, dropout_probability=0
 )
 
+STILL = {
+    "rotate_degrees": 0,
+    "scale": 0,
+    "aspect": 0,
+    "shift": 0,
+    "gamma_probability": 0,
+    "noise_probability": 0,
+    "blur_probability": 0,
+    "dropout_probability": 0,
+}
+"""Nothing but what a test adds."""
+
 
 def sample(image: Path, *, empty: tuple[str, ...] = (), **masks: Path) -> Sample:
     return Sample(image=image, masks=masks, empty=frozenset(empty), group=image.stem)
@@ -71,6 +83,7 @@ def test_grey_changes_leave_masks_alone(tmp_path: Path) -> None:
         scale=0,
         aspect=0,
         shift=0,
+        elastic_probability=0,
         gamma_probability=1,
         noise_probability=1,
         blur_probability=1,
@@ -82,6 +95,22 @@ def test_grey_changes_leave_masks_alone(tmp_path: Path) -> None:
     after = dataset[0]
     torch.testing.assert_close(torch.Tensor(after["mask"]), before["mask"])
     assert not torch.equal(torch.Tensor(after["image"]), before["image"])
+
+
+def test_elastic_bends_image_and_mask_together_by_little(tmp_path: Path) -> None:
+    bend = Augmentation(**{**STILL, "elastic_probability": 1.0, "elastic": 0.2})
+    transform = augmentation(bend, size=96)
+    transform.set_random_state(seed=5)
+    dataset = SegmentationDataset([bright_rectangle(tmp_path)], ("lungs",), size=96, transform=transform)
+    still = dataset.masks[0, 0].astype(bool)
+    bent = 0
+    for _ in range(20):
+        item = dataset[0]
+        mask = item["mask"][0].numpy() > 0
+        assert iou(item["image"][0].numpy() > 100, mask) > 0.9
+        assert iou(mask, still) > 0.5, "a lung stays a lung"
+        bent += iou(mask, still) < 0.98
+    assert bent >= 15, "it bends nearly every time it is asked to"
 
 
 def test_classes_without_a_mask_are_unlabelled_and_empty_ones_are_labelled(tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ def test_the_shipped_recipes_are_the_three_that_the_command_names() -> None:
     assert SHIPPED == ["cxr", "lungs", "qata-paper"]
 
 
+def test_the_shipped_recipe_shows_healthy_adults_more_often_than_children() -> None:
+    by_age = {source.adults: source.weight for source in load_recipe("cxr").sources if source.empty}
+    assert by_age[True] > by_age[False] > 0
+
+
 def test_what_the_dictionary_says_is_in_the_recipe_and_comes_back() -> None:
     recipe = Recipe.from_dict(values(augmentation={"flip": 0.5, "gamma": [0.5, 2.0]}, class_weights={"lungs": 0.5}))
     assert [source.weight for source in recipe.sources] == [1.0, 2.5]

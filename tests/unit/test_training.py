@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from sgmsnet.cli import main
 from sgmsnet.config import ConfigError, ModelConfig
 from sgmsnet.model import SGMSNet
 from sgmsnet.training import run
+from sgmsnet.training.module import SegmentationModule
 from sgmsnet.training.recipe import Recipe
 from sgmsnet.training.run import RecipeData, start_from, train
 from tests.needs import ROOT
@@ -32,6 +33,7 @@ STILL = {
     "scale": 0.0,
     "aspect": 0.0,
     "shift": 0.0,
+    "elastic_probability": 0.0,
     "gamma_probability": 0.0,
     "noise_probability": 0.0,
     "blur_probability": 0.0,
@@ -185,6 +187,27 @@ def test_sources_that_label_different_classes_train_one_network(
     assert metric_rows(folder, "val_set_/infection_dice")
     with (folder / "metrics" / "version_0" / "metrics.csv").open(encoding="utf-8") as file:
         assert "val_set/infection_dice" not in file.readline()
+
+
+def module_of(config: ModelConfig, drawn: Path, **changes: object) -> SegmentationModule:
+    recipe = Recipe.from_dict(recipe_values(config, drawn, **changes))
+    return SegmentationModule(recipe, total_steps=10, source_names=["val_set"])
+
+
+def test_gradients_are_clipped_by_their_norm_with_the_fused_optimiser(tiny_config: ModelConfig, drawn: Path) -> None:
+    module = module_of(tiny_config, drawn)
+    optimizer = cast(Any, module.configure_optimizers())["optimizer"]
+    assert optimizer.defaults["fused"]
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    module.configure_gradient_clipping(optimizer, 0.5, "norm")
+    total = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
+    assert float(total) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_scaled_gradients_of_fp16_leave_the_fused_optimiser_out(tiny_config: ModelConfig, drawn: Path) -> None:
+    module = module_of(tiny_config, drawn, precision="16-mixed")
+    assert not cast(Any, module.configure_optimizers())["optimizer"].defaults["fused"]
 
 
 def test_fewer_images_than_a_batch_still_train(tiny_config: ModelConfig, drawn: Path) -> None:
