@@ -12,7 +12,7 @@ import numpy as np
 
 from engines import select
 from sgmsnet.checkpoint import ModelFiles
-from sgmsnet.commands.predict import write_files
+from sgmsnet.commands.predict import Job, Results, write_files
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import STAGES, Prediction
 
@@ -44,7 +44,7 @@ def measure(files: ModelFiles, image: Path, *, rounds: int) -> Stages:
         with tempfile.TemporaryDirectory(prefix="sgmsnet-bench-") as folder:
 
             def write(prediction: Prediction) -> None:
-                write_files(prediction, image.stem, folder=Path(folder), kinds=KINDS)
+                write_files(prediction, Job(image, image.stem), Results(Path(folder), KINDS))
 
             return _measure(pipeline, image, write, rounds=rounds)
     finally:

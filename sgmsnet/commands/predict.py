@@ -19,14 +19,15 @@ from PIL import Image
 import sgmsnet
 from engines import select
 from engines.base import EngineUnavailable
-from sgmsnet import overlay
+from sgmsnet import html_report, overlay
 from sgmsnet.checkpoint import WeightsError
 from sgmsnet.commands import CommandError
 from sgmsnet.commands.inputs import collect, output_names
+from sgmsnet.dicom_seg import SegmentationError, write_segmentation
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Failure, Prediction, check_thresholds
 
-KINDS = ("masks", "overlay", "attention")
+KINDS = ("masks", "overlay", "attention", "report", "seg")
 RECORDS = "predictions.jsonl"
 
 ENCODERS = 2  # threads; more images than this are never held for encoding, besides those in work
@@ -38,6 +39,15 @@ class Job:
 
     source: Path
     name: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where results go and which kinds of them; keep_identity lets a DICOM segmentation name the patient."""
+
+    folder: Path
+    kinds: frozenset[str]
+    keep_identity: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write",
         default="masks,overlay",
         metavar="KINDS",
-        help=f"of {','.join(KINDS)} (default: masks,overlay)",
+        help=f"of {','.join(KINDS)} (default: masks,overlay); report is one HTML page, seg a DICOM segmentation",
+    )
+    add(
+        "--keep-identity",
+        action="store_true",
+        help="copy the patient's fields of a DICOM file into its segmentation (default: they stay empty)",
     )
     add("--batch-size", type=int, default=8, metavar="N", help="images run at once, at most (default: 8)")
 
@@ -100,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
             [job.source for job in jobs], batch_size=args.batch_size, thresholds=thresholds
         )
         with (args.output / RECORDS).open("w", encoding="utf-8") as records:
-            failures = _write_all(jobs, outcomes, records, folder=args.output, kinds=kinds)
+            results = Results(args.output, kinds, keep_identity=args.keep_identity)
+            failures = _write_all(jobs, outcomes, records, results)
     except OSError as error:
         raise CommandError(f"The results could not be written to {args.output}: {error.strerror or error}.") from error
     finally:
@@ -108,8 +124,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def write_files(prediction: Prediction, name: str, *, folder: Path, kinds: frozenset[str]) -> None:
-    """Write the PNG files of one prediction; raises OSError."""
+def write_files(prediction: Prediction, job: Job, results: Results) -> None:
+    """Write the files of one prediction; raises OSError, and SegmentationError, after all others are written."""
+    folder, kinds, name = results.folder, results.kinds, job.name
     if "masks" in kinds:
         for label, mask in prediction.masks.items():
             _write_png(folder / f"{name}_{label}.png", mask.view(np.uint8) * np.uint8(255))
@@ -118,6 +135,11 @@ def write_files(prediction: Prediction, name: str, *, folder: Path, kinds: froze
     if "attention" in kinds:
         for label in prediction.attention:
             _write_png(folder / f"{name}_{label}.png", overlay.attention(prediction, label))
+    if "report" in kinds:
+        (folder / f"{name}_report.html").write_text(html_report.render(prediction), encoding="utf-8")
+    if "seg" in kinds:
+        segmentation = write_segmentation(prediction, job.source, keep_identity=results.keep_identity)
+        (folder / f"{name}_seg.dcm").write_bytes(segmentation)
 
 
 def _kinds(text: str) -> frozenset[str]:
@@ -171,40 +193,33 @@ def _refuse_to_overwrite(jobs: list[Job], output: Path, pipeline: Pipeline) -> N
     info = pipeline.info
     inputs = {job.source.resolve() for job in jobs}
     for job in jobs:
-        for label in (*info.classes, "overlay", *info.outputs):
-            target = (output / f"{job.name}_{label}.png").resolve()
+        for label in (*info.classes, "overlay", "seg", *info.outputs):
+            target = (output / f"{job.name}_{label}{'.dcm' if label == 'seg' else '.png'}").resolve()
             if target in inputs:
                 raise CommandError(f"The results would overwrite the input {target.name}; choose another --output.")
 
 
-def _write_all(
-    jobs: list[Job],
-    outcomes: Iterator[Prediction | Failure],
-    records: TextIO,
-    *,
-    folder: Path,
-    kinds: frozenset[str],
-) -> int:
+def _write_all(jobs: list[Job], outcomes: Iterator[Prediction | Failure], records: TextIO, results: Results) -> int:
     """Encode in threads while the next images run; write records in order; return how many images failed."""
     failures = done = 0
-    waiting: deque[tuple[Job, Future[dict[str, Any]]]] = deque()
+    waiting: deque[tuple[Job, Future[tuple[dict[str, Any], str | None]]]] = deque()
     progress = _Progress(len(jobs))
 
     def finish_oldest() -> None:
         nonlocal failures, done
         job, future = waiting.popleft()
-        record = future.result()
+        record, complaint = future.result()
         records.write(json.dumps(record, allow_nan=False) + "\n")
         records.flush()
         done += 1
-        if record["error"] is not None:
+        if complaint is not None:
             failures += 1
-            progress.say(_with_path(record["error"], job.source))
+            progress.say(_with_path(complaint, job.source))
         progress.show(done)
 
     with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
         for job, outcome in zip(jobs, outcomes, strict=True):
-            waiting.append((job, pool.submit(_encode, outcome, job.name, folder, kinds)))
+            waiting.append((job, pool.submit(_encode, outcome, job, results)))
             while len(waiting) > ENCODERS:
                 finish_oldest()
         while waiting:
@@ -213,15 +228,18 @@ def _write_all(
     return failures
 
 
-def _encode(outcome: Prediction | Failure, name: str, folder: Path, kinds: frozenset[str]) -> dict[str, Any]:
-    """Write one outcome's files and return its record, with the time that took."""
+def _encode(outcome: Prediction | Failure, job: Job, results: Results) -> tuple[dict[str, Any], str | None]:
+    """Write one outcome's files; its record, with the time that took, and what the user must be told."""
     if isinstance(outcome, Failure):
-        return outcome.record()
-    start = time.perf_counter()
-    write_files(outcome, name, folder=folder, kinds=kinds)
+        return outcome.record(), outcome.sentence
+    start, complaint = time.perf_counter(), None
+    try:
+        write_files(outcome, job, results)
+    except SegmentationError as error:  # the image has its other results
+        complaint = str(error)
     record = outcome.record()
     record["timings_ms"]["encode"] = round((time.perf_counter() - start) * 1000, 3)
-    return record
+    return record, complaint
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

@@ -98,6 +98,40 @@ def test_predict_writes_attention_only_if_asked(engine: FakeEngine, xray: Path, 
     assert written == {"chest_gate_5.png", "chest_spatial_2.png", "chest_memory_5.png"}
 
 
+def test_predict_writes_a_report_and_a_dicom_segmentation_if_asked(
+    engine: FakeEngine, xray: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pydicom import dcmread
+
+    chest = ROOT / "examples" / "covid_adult_1.dcm"
+    assert predict(chest, "--output", tmp_path / "out", "--write", "seg,report") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "covid_adult_1_report.html",
+        "covid_adult_1_seg.dcm",
+        "predictions.jsonl",
+    }
+    assert dcmread(tmp_path / "out" / "covid_adult_1_seg.dcm").Modality == "SEG"
+    assert "covid_adult_1.dcm" in (tmp_path / "out" / "covid_adult_1_report.html").read_text(encoding="utf-8")
+    # A PNG has no study that a segmentation could belong to: said once, and everything else is written.
+    assert predict(xray, "--output", tmp_path / "png", "--write", "seg,masks") == 1
+    assert "chest.png: a DICOM segmentation can only be written for a DICOM file." in capfd.readouterr().err
+    assert (tmp_path / "png" / "chest_lungs.png").is_file()
+    assert records(tmp_path / "png")[0]["error"] is None
+
+
+def test_a_segmentation_names_the_patient_only_with_keep_identity(engine: FakeEngine, tmp_path: Path) -> None:
+    from pydicom import dcmread
+
+    chest = dcmread(ROOT / "examples" / "covid_adult_1.dcm")
+    chest.PatientName = "Mustermann^Erika"
+    chest.save_as(tmp_path / "chest.dcm")
+    for option, expected in (([], ""), (["--keep-identity"], "Mustermann^Erika")):
+        assert predict(tmp_path / "chest.dcm", "--output", tmp_path / "out", "--write", "seg", *option) == 0
+        written = (tmp_path / "out" / "chest_seg.dcm").read_bytes()
+        assert (b"Mustermann" in written) == bool(expected)
+        assert str(dcmread(tmp_path / "out" / "chest_seg.dcm").PatientName) == expected
+
+
 def test_thresholds_given_are_in_the_record_and_in_the_masks(engine: FakeEngine, xray: Path, tmp_path: Path) -> None:
     # The logit of infected pixels is (220 - 170) / 10 = 5, so p = 0.9933.
     assert predict(xray, "--output", tmp_path / "out", "--threshold", "infection=0.995") == 0

@@ -1,0 +1,116 @@
+"""The one-page report: everything that was measured stands in it, nothing is loaded from elsewhere, names are text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from datetime import datetime, timezone
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgmsnet.familiarity import Familiarity
+from sgmsnet.html_report import render
+from sgmsnet.pipeline import Pipeline
+from sgmsnet.prediction import Prediction
+from tests.fakes import FakeEngine, draw_xray
+
+WHEN = datetime(2026, 11, 24, 5, 6, tzinfo=timezone.utc)
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text outside of style."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._inside != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def predicted(name: str = "chest.png", *, familiar: bool = True) -> Prediction:
+    pipeline = Pipeline(
+        FakeEngine(),
+        thresholds={"lungs": 0.5, "infection": 0.4},
+        temperature={},
+        familiarity=lambda *_: Familiarity(0.9 if familiar else 0.1, familiar),
+    )
+    return pipeline.predict(draw_xray(300, 240, sick=((0.2, 0.4, 0.4, 0.6),)), name=name)
+
+
+def test_measures_thresholds_model_and_engine_stand_in_it() -> None:
+    prediction = predicted()
+    text = Reader(render(prediction, attribution="A. Author, CC BY", made=WHEN)).text
+    measured = prediction.measurements
+    for area in measured.areas_px.values():
+        assert f"{area:,}" in text
+    for share in (measured.infected_share.both, measured.infected_share.right):
+        assert share is not None
+        assert f"{share * 100:.0f} %" in text
+    for part in ("0.4", "fake 1.0", "fp32, CPU", "0" * 64, "240 × 300", "2026-11-24 05:06 UTC", "A. Author, CC BY"):
+        assert part in text, part
+    assert "Not a medical device" in text
+    assert "no pixel spacing" in text
+    assert "yes (0.90)" in text
+    assert "does not look like" not in text
+
+
+def test_the_pictures_are_the_x_ray_and_its_overlay() -> None:
+    prediction = predicted()
+    images = [attrs for tag, attrs in Reader(render(prediction)).tags if tag == "img"]
+    shown = []
+    for attrs in images:
+        assert attrs["alt"]
+        with Image.open(io.BytesIO(base64.b64decode((attrs["src"] or "").partition(",")[2]))) as picture:
+            shown.append(np.asarray(picture.convert("RGB")).astype(int))
+    plain, drawn = shown
+    assert np.abs(plain[..., 0] - prediction.radiograph.display).mean() < 3
+    assert (np.ptp(plain, axis=2) < 40).all()
+    assert (np.ptp(drawn, axis=2) > 60).sum() > 100
+
+
+def test_nothing_is_loaded_from_elsewhere_and_nothing_runs() -> None:
+    reader = Reader(render(predicted()))
+    assert {"script", "link", "iframe", "object", "form", "a"}.isdisjoint(tag for tag, _ in reader.tags)
+    for _, attrs in reader.tags:
+        assert (attrs.get("src") or "data:").startswith("data:")
+        assert not [name for name in attrs if name.startswith("on")]
+    assert "url(" not in render(predicted())
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>.png", '"><img src=x onerror=alert(1)>.png', "$title ${x}.png"]
+)
+def test_a_hostile_name_is_text(name: str) -> None:
+    page = render(predicted(name))
+    assert len([tag for tag, _ in Reader(page).tags if tag in ("script", "img")]) == 2
+    assert "$title ${x}" in page or "$" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+
+
+def test_an_unfamiliar_image_is_refused_in_words() -> None:
+    text = Reader(render(predicted(familiar=False))).text
+    assert "This does not look like a frontal chest X-ray." in text
+    assert "no (0.10)" in text
+
+
+def test_another_threshold_gives_another_report() -> None:
+    prediction = predicted()
+    text = Reader(render(prediction.with_thresholds({"infection": 0.995}))).text
+    assert "0.995" in text
+    assert "0.0 %" in text
