@@ -35,6 +35,8 @@ class EngineInfo:
     model_sha256: str
     runtime_version: str
     load_ms: float
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it runs here, a sentence each; most often nothing."""
 
 
 class Engine(Protocol):

@@ -71,8 +71,20 @@ class Cuda(Protocol):
     def wait(self) -> None:
         """Return when everything on the stream is done."""
 
+    def capture(self, work: Callable[[], None]) -> Any:
+        """A graph of what `work` puts on the stream, which does not run it; raises EngineError, and whatever work does.
+
+        After a failure the stream is as before, and `work` may be run without a graph.
+        """
+
+    def launch(self, graph: Any) -> None:
+        """Begin to run what was captured."""
+
+    def forget_graphs(self) -> None:
+        """Destroy all graphs; a second call does nothing."""
+
     def free(self) -> None:
-        """Give memory and stream back; a second call does nothing."""
+        """Give graphs, memory and stream back; a second call does nothing."""
 
 
 class CudaPython:
@@ -83,6 +95,7 @@ class CudaPython:
         self._api = _runtime_api()
         self._device: list[int] = []
         self._host: list[int] = []
+        self._graphs: list[Any] = []
         self._stream: Any = self._call("cudaStreamCreate")
         self.stream = int(self._stream)
 
@@ -110,8 +123,37 @@ class CudaPython:
         """See Cuda."""
         self._call("cudaStreamSynchronize", self._stream)
 
+    def capture(self, work: Callable[[], None]) -> Any:
+        """See Cuda."""
+        # Of this thread alone: what others ask of CUDA meanwhile, as torch may, spoils nothing.
+        mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", self._stream, mode)
+        try:
+            work()
+        except BaseException:
+            self._leave_capture()
+            raise
+        graph = self._call("cudaStreamEndCapture", self._stream)
+        try:
+            executable = self._call("cudaGraphInstantiate", graph, 0)
+        finally:
+            self._api.cudaGraphDestroy(graph)
+        self._graphs.append(executable)
+        return executable
+
+    def launch(self, graph: Any) -> None:
+        """See Cuda."""
+        self._call("cudaGraphLaunch", graph, self._stream)
+
+    def forget_graphs(self) -> None:
+        """See Cuda."""
+        for graph in self._graphs:
+            self._api.cudaGraphExecDestroy(graph)
+        self._graphs = []
+
     def free(self) -> None:
         """See Cuda."""
+        self.forget_graphs()
         for address in self._device:
             self._api.cudaFree(address)
         for address in self._host:
@@ -119,6 +161,13 @@ class CudaPython:
         if self._stream is not None:
             self._api.cudaStreamDestroy(self._stream)
         self._device, self._host, self._stream = [], [], None
+
+    def _leave_capture(self) -> None:
+        """End a capture that failed; CUDA's word about it is of no use, and must not be taken for a later call's."""
+        error, *graph = self._api.cudaStreamEndCapture(self._stream)
+        if int(error) == 0 and graph:
+            self._api.cudaGraphDestroy(graph[0])
+        self._api.cudaGetLastError()
 
     def _copy(self, target: int, source: int, size: int, kind: int) -> None:
         self._call("cudaMemcpyAsync", target, source, size, self._api.cudaMemcpyKind(kind), self._stream)

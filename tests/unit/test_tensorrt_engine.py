@@ -52,7 +52,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeGpu]:
     def put(*, compute_capability: str = "8.9", **options: Any) -> FakeGpu:
         gpu = FakeGpu(**options)
         monkeypatch.setitem(sys.modules, "tensorrt", gpu.module)
-        monkeypatch.setattr(cuda, "CudaPython", gpu.cuda)
+        monkeypatch.setattr(cuda, "_runtime_api", lambda: gpu.cuda)
         monkeypatch.setattr(cuda, "first_gpu", lambda: Gpu("RTX", compute_capability))
         monkeypatch.setattr(tensorrt_engine, "check_plan", lambda module, plan: gpu.module.__version__)
         return gpu
@@ -68,24 +68,130 @@ def _images(*greys: int) -> np.ndarray:
     return np.stack([np.full((1, 64, 64), grey, np.uint8) for grey in greys])
 
 
-def test_opening_and_running_call_tensorrt_in_this_order(
-    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
+ONE_RUN = ["to device", "execute 7", "to host", "to host"]
+CONTEXTS = {
+    "8.6": ["context without memory", "scratch memory"],
+    "10.0": ["context USER_MANAGED", "scratch memory"],
+    "10.3": ["context USER_MANAGED", "scratch memory 4096"],
+    "11.0": ["context USER_MANAGED", "scratch memory 4096"],
+    "rtx": ["context of config USER_MANAGED eager", "scratch memory 4096"],
+}
+
+
+def _first_run(version: str, batch: int) -> list[str]:
+    """The calls of a batch size's first run: in its own context, plain, and then captured."""
+    return [
+        *CONTEXTS[version],
+        f"shape images ({batch}, 1, 64, 64)",
+        *("address images", "address logits", "address embedding"),
+        *(*ONE_RUN, "wait"),
+        *(["capturable?"] if version == "rtx" else []),
+        *("capture ThreadLocal", *ONE_RUN, "end capture", "instantiate", "destroy graph"),
+    ]
+
+
+@pytest.mark.parametrize("version", CONTEXTS)
+def test_the_order_of_calls_of_each_generation(
+    version: str, files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
 ) -> None:
-    gpu = install()
+    _change(runtime_version=version)(folder)
+    gpu = install(version=version)
     engine = _open(files, folder)
-    assert gpu.calls[:4] == ["stream", "runtime", "deserialize", "context"]
-    assert sorted(gpu.calls[4:7]) == ["address embedding", "address images", "address logits"]
-    one_run = ["shape images (1, 1, 64, 64)", "to device", "execute 7", "to host", "to host", "wait"]
-    assert gpu.calls[7:] == one_run  # the warm-up
+    assert gpu.calls == ["stream", "runtime", "deserialize", *_first_run(version, 1)]
+    gpu.calls.clear()
     outputs = engine.run(_images(40))
-    assert gpu.calls[13:] == one_run
+    assert gpu.calls == ["launch 7", "wait"]
     assert {name: value.shape for name, value in outputs.items()} == {"logits": (1, 2, 64, 64), "embedding": (1, 32)}
     assert outputs["logits"][0, 0, 0, 0] == 40
     np.testing.assert_array_equal(outputs["embedding"][0], np.arange(1, 33))
+    gpu.calls.clear()
+    assert engine.run(_images(1, 2))["logits"][:, 0, 0, 0].tolist() == [1, 2]
+    assert gpu.calls == _first_run(version, 2)
+    gpu.calls.clear()
+    for greys in ((3, 4), (5,), (6, 7)):  # a graph for each batch size, taken again whatever ran between
+        assert engine.run(_images(*greys))["logits"][:, 0, 0, 0].tolist() == list(greys)
+    assert gpu.calls == ["launch 7", "wait"] * 3
+    gpu.calls.clear()
+    engine.close()
+    frees = ["free"] * 7  # images, logits and embedding on both sides, and the scratch memory
+    assert gpu.calls == ["destroy executable", "destroy executable", *frees, "destroy stream"]
+    assert not gpu.cuda.alive
+
+
+def test_info_says_what_runs(files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]) -> None:
+    install()
+    engine = _open(files, folder)
+    engine.close()
     info = engine.info
     assert (info.backend, info.precision, info.device, info.runtime_version) == ("tensorrt", "fp16", "RTX", "10.3")
     assert info.outputs == ("logits", "embedding")
+    assert info.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("function", "after"),
+    [
+        ("cudaStreamBeginCapture", ["capture ThreadLocal"]),
+        ("cudaStreamEndCapture", ["capture ThreadLocal", *ONE_RUN, "end capture"]),
+        ("cudaGraphInstantiate", ["capture ThreadLocal", *ONE_RUN, "end capture", "instantiate", "destroy graph"]),
+    ],
+)
+def test_where_a_graph_cannot_be_made_runs_go_without_and_info_says_so(
+    function: str, after: list[str], files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
+) -> None:
+    gpu = install()
+    gpu.cuda.refuses[function] = 900
+    engine = _open(files, folder)
+    assert gpu.calls[-len(after) :] == after
+    reason = f"{function} failed with CUDA error 900"
+    assert engine.info.notes == (f"runs without CUDA graphs, since capturing one failed: {reason}",)
+    gpu.calls.clear()
+    assert engine.run(_images(9))["logits"][0, 0, 0, 0] == 9
+    assert gpu.calls == [*ONE_RUN, "wait"]
+    gpu.calls.clear()
+    assert engine.run(_images(8, 9))["logits"][:, 0, 0, 0].tolist() == [8, 9]
+    assert "capture ThreadLocal" not in gpu.calls  # what failed once is not tried again
     engine.close()
+
+
+def test_a_run_that_fails_while_it_is_captured_leaves_the_stream_usable(
+    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = install()
+    begin = gpu.cuda._cudaStreamBeginCapture
+
+    def begin_and_fail(self: object, stream: int, mode: Any) -> None:
+        begin(stream, mode)
+        gpu.fails = True
+
+    monkeypatch.setattr(type(gpu.cuda), "_cudaStreamBeginCapture", begin_and_fail)
+    engine = _open(files, folder)
+    gpu.fails = False
+    assert gpu.calls[-3:] == ["end capture", "destroy graph", "last error"]
+    assert "could not start the run" in engine.info.notes[0]
+    assert engine.run(_images(9))["logits"][0, 0, 0, 0] == 9
+    engine.close()
+    assert not gpu.cuda.alive
+
+
+def test_a_plan_for_rtx_that_cannot_be_captured_is_not(
+    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
+) -> None:
+    _change(runtime_version="rtx")(folder)
+    gpu = install(version="rtx", capturable=False)
+    engine = _open(files, folder)
+    engine.close()
+    assert engine.info.notes == ("runs without CUDA graphs, since capturing one failed: the plan cannot be captured",)
+    assert "capture ThreadLocal" not in gpu.calls
+
+
+def test_graphs_can_be_switched_off(files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]) -> None:
+    gpu = install()
+    engine = _open(files, folder, cuda_graph=False)
+    assert engine.run(_images(9))["logits"][0, 0, 0, 0] == 9
+    engine.close()
+    assert not [call for call in gpu.calls if "capture" in call or "launch" in call]
+    assert engine.info.notes == ()
 
 
 def test_batches_larger_than_the_plan_s_go_in_parts_and_come_back_in_order(
@@ -109,8 +215,7 @@ def test_one_thread_owns_the_gpu_and_every_caller_gets_its_own_answer(
     np.testing.assert_array_equal([logits[0, 0, 0, 0] for logits in found], np.arange(100))
     engine.close()
     engine.close()
-    assert gpu.calls[-1] == "free"
-    assert gpu.calls.count("free") == 1
+    assert gpu.calls.count("destroy stream") == 1
     assert gpu.threads == {"tensorrt"}
     with pytest.raises(EngineError, match="closed"):
         engine.run(_images(1))
@@ -123,8 +228,13 @@ def test_a_run_that_fails_is_an_engine_error_and_the_next_one_works(
     engine = _open(files, folder)
     gpu.fails = True
     with pytest.raises(EngineError, match="could not start"):
-        engine.run(_images(1))
+        engine.run(_images(1, 2))
     gpu.fails = False
+    assert engine.run(_images(1, 2))["logits"][:, 0, 0, 0].tolist() == [1, 2]
+    gpu.cuda.refuses["cudaGraphLaunch"] = 700
+    with pytest.raises(EngineError, match="cudaGraphLaunch failed with CUDA error 700"):
+        engine.run(_images(1))
+    gpu.cuda.refuses.clear()
     assert engine.run(_images(3))["logits"][0, 0, 0, 0] == 3
     with pytest.raises(ValueError, match="images must"):
         engine.run(np.zeros((1, 1, 32, 64), np.uint8))
@@ -178,7 +288,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_reason_and_auto_falls_back
     spoil(folder)
     with pytest.raises(EngineUnavailable, match=reason):
         _open(files, folder)
-    assert gpu.calls.count("stream") == gpu.calls.count("free")
+    assert not gpu.cuda.alive
     _use_folder(monkeypatch, folder)
     monkeypatch.setattr(select, "ranking", lambda: ("tensorrt", "onnxruntime"))
     choice = choose("auto", files)
@@ -215,7 +325,7 @@ def test_a_plan_that_tensorrt_does_not_open_is_refused(
     gpu = install(readable=False)
     with pytest.raises(EngineUnavailable, match="not in this one"):
         _open(files, folder)
-    assert gpu.calls[-1] == "free"
+    assert not gpu.cuda.alive
     with pytest.raises(EngineUnavailable, match="not int8"):
         _open(files, folder, precision="int8")
     with pytest.raises(EngineUnavailable, match="no tensorrt plan was built"):
