@@ -40,11 +40,12 @@ class Session:
         self._trt = importlib.import_module(module)
         self._captures = cuda_graph
         self._batches: dict[int, _Batch] = {}
-        self._runtime = self._engine = None
+        self._runtime: Any = None
+        self._engine: Any = None
         self._cuda: cuda.Cuda = cuda.CudaPython()
         try:
             self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))  # must outlive the engine
-            self._engine: Any = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+            self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
             if self._engine is None:
                 raise EngineUnavailable(f"{module} opened {plan} in a process of its own, and not in this one")
             self._check_tensors(made)
