@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import engines  # noqa: F401 - before any test imports ONNX Runtime, whose telemetry it switches off
 from sgmsnet.config import ModelConfig
 
 
