@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     tensorrt.add_argument("--rtx", action="store_true", help="with TensorRT for RTX, which needs no GPU to build")
     tensorrt.add_argument("--compute-capability", nargs="+", default=[], metavar="N.N", help="of GPUs elsewhere: 8.6")
     tensorrt.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
+    tensorrt.add_argument("--graph", type=Path, metavar="FILE", help="of export onnx, made elsewhere: needs no torch")
     tensorrt.add_argument("--workspace-mb", type=int, default=1024, help="largest scratch memory (default: 1024)")
 
     reference = commands.add_parser("reference", help="store PyTorch's outputs for some images")
@@ -108,6 +109,7 @@ def _tensorrt(options: argparse.Namespace) -> int:
         find(options.model, check_graph=False),
         runtime="tensorrt-rtx" if options.rtx else "tensorrt",
         precision=options.precision,
+        graph=options.graph,
         compute_capabilities=options.compute_capability,
         workspace_mb=options.workspace_mb,
         report=lambda line: print(line, flush=True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -24,15 +25,19 @@ from engines.base import EngineUnavailable
 from engines.cuda import Gpu, first_gpu
 from engines.manifest import BUILT, Manifest
 from engines.plans import plan_folder
-from export import ExportError, to_onnx
+from export import ExportError, capability
 from export.jetpack import JETPACKS
 from export.plan import PlanRequest, request_text
 from sgmsnet.checkpoint import ModelFiles
+from sgmsnet.formats import graph_metadata
+
+if TYPE_CHECKING:
+    from export.to_onnx import Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKSPACE_MB = 1024
 BATCH_MAX = 16
-PLAN = "model.plan"
+GRAPH, PLAN = "model.onnx", "model.plan"
 _DISTRIBUTIONS = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12")}
 _GRAPHS_IN_MEMORY = 8
 """The builder takes this many times the graph's size: TensorRT for RTX took 423 MB for 57 MB, on a CPU alone."""
@@ -42,7 +47,8 @@ def build(
     files: ModelFiles,
     *,
     runtime: str = "tensorrt",
-    precision: to_onnx.Precision = "fp16",
+    precision: Precision = "fp16",
+    graph: Path | None = None,
     compute_capabilities: Sequence[str] = (),
     workspace_mb: int = WORKSPACE_MB,
     built: Path = BUILT,
@@ -50,14 +56,23 @@ def build(
 ) -> Path:
     """Build BUILT/MODEL/RUNTIME-PRECISION/{model.onnx, model.plan, manifest.json}; returns the folder.
 
-    Without compute capabilities the plan is for the GPU here. `report` is told each step of progress. Raises
-    ExportError when the builder refuses, is killed or has too little memory, or when there is no GPU to build for.
+    `graph` is what `export onnx` wrote, of these weights and this precision; without one it is written here, which
+    takes torch. Without compute capabilities the plan is for the GPU here. `report` is told each step of progress.
+    Raises ExportError when the graph does not fit, when the builder refuses, is killed or has too little memory, or
+    when there is no GPU to build for.
     """
     gpu = None if compute_capabilities else _gpu_here(runtime)
     folder = plan_folder(built, files.name, runtime, precision)
     folder.mkdir(parents=True, exist_ok=True)
-    opset = _opset(runtime)
-    graph = to_onnx.export(files, folder / "model.onnx", opset=opset, precision=precision)
+    if graph is None:
+        from export import to_onnx  # and torch with it
+
+        graph = to_onnx.export(files, folder / GRAPH, opset=_opset(runtime), precision=precision)
+    else:
+        check_graph(graph, files, precision=precision, largest_opset=_opset(runtime))
+        graph = Path(shutil.copyfile(graph, folder / GRAPH))
+    opset = _opset_of(graph)
+    report(f"Parser: {_capability(graph, runtime)}")
     check_memory(graph.stat().st_size, workspace_mb)
     (folder / manifests.FILE_NAME).unlink(missing_ok=True)  # of the plan that is about to be replaced
     request = PlanRequest(
@@ -108,6 +123,19 @@ def run_child(request: PlanRequest, *, report: Callable[[str], None]) -> str:
     return str(json.loads(last)["runtime_version"])
 
 
+def check_graph(graph: Path, files: ModelFiles, *, precision: str, largest_opset: int) -> None:
+    """Raise ExportError unless a graph was exported from these weights in this precision, and can be read."""
+    if not graph.is_file():
+        raise ExportError(f"there is no {graph}; `python -m export onnx --precision {precision}` writes one")
+    said = graph_metadata(graph)
+    if said.get("weights_sha256") != files.sha256:
+        raise ExportError(f"{graph.name} was not exported from the weights of {files.name} here")
+    if (found := said.get("precision", "fp32")) != precision:
+        raise ExportError(f"{graph.name} is in {found}, and a plan in {precision} was asked for")
+    if (opset := _opset_of(graph)) > largest_opset:
+        raise ExportError(f"{graph.name} has opset {opset}, and the TensorRT here reads up to {largest_opset}")
+
+
 def check_memory(graph_bytes: int, workspace_mb: int) -> None:
     """Raise ExportError where the free memory is certainly too little; where it is unknown, do nothing."""
     needed = (_GRAPHS_IN_MEMORY * graph_bytes >> 20) + workspace_mb
@@ -128,6 +156,15 @@ def available_mb(meminfo: Path = Path("/proc/meminfo")) -> int | None:
         return None
 
 
+def _capability(graph: Path, runtime: str) -> str:
+    """The parser's word in one line; what it refuses, the builder will refuse too, and say so."""
+    try:
+        unread = capability.inspect(graph, runtime=runtime)
+    except RuntimeError as error:
+        return f"not asked ({error})"
+    return "; ".join(f"does not read {reason}" for reason in unread) or "reads every node"
+
+
 def _gpu_here(runtime: str) -> Gpu:
     try:
         return first_gpu()
@@ -143,8 +180,12 @@ def _opset(runtime: str) -> int:
         except metadata.PackageNotFoundError:
             continue
         is_old = runtime == "tensorrt" and major < 10
-        return JETPACKS["6.0"].largest_opset if is_old else to_onnx.OPSET
+        return JETPACKS["6.0" if is_old else "6.2"].largest_opset
     raise ExportError(f"the package {_DISTRIBUTIONS[runtime][0]} is not installed; requirements-gpu.txt names it")
+
+
+def _opset_of(graph: Path) -> int:
+    return max(entry.version for entry in onnx.load(graph, load_external_data=False).opset_import if not entry.domain)
 
 
 def _manifest(
