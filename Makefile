@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint check format bench clean
+.PHONY: demo test lint check format bench jetson-engine clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/python app.py $(ARGS)
@@ -26,6 +26,11 @@ format: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m export benchmark $(ARGS)
+
+# After deploy/jetson/install.sh: TensorRT is JetPack's, and nothing is installed here.
+jetson-engine:
+	$(BIN)/python -m export tensorrt --model cxr $(ARGS)
+	$(BIN)/python -m export verify --model cxr --engine tensorrt
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -50,7 +50,7 @@ class TensorRtEngine:
             plan = manifest.check_artefact(found.folder, made)
             version = check_plan(MODULES[runtime], plan)
             manifest.check_version(made, version)
-        except ManifestError as error:
+        except (ManifestError, EngineUnavailable) as error:
             raise EngineUnavailable(f"{error}; `{build_command(runtime)}` builds it again") from error
         self._owner = _Owner(lambda: Session(MODULES[runtime], plan, made, cuda_graph=cuda_graph))
         self.info = EngineInfo(

@@ -8,11 +8,13 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from engines import select
 from engines.select import Availability
 from sgmsnet.checkpoint import WeightsError, find
+from sgmsnet.commands.jetson import facts as jetson_facts
 
 # Matrix and half-precision units that decide how fast a CPU runs this network.
 CPU_FLAGS = (
@@ -42,6 +44,7 @@ class Report:
     model_sha256: str | None
     model_error: str | None
     engines: tuple[Availability, ...]
+    jetson_facts: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,18 +71,22 @@ def examine(model: str) -> Report:
     else:
         file, sha256 = str(files.weights), files.sha256
         engines = tuple(select.probe(files))
+    packages, jetson = {name: _version(name) for name in PACKAGES}, jetson_release()
     return Report(
         python=platform.python_version(),
         platform=platform.platform(),
-        jetson=jetson_release(),
+        jetson=jetson,
         cpu_flags=cpu_flags(),
         memory_gib=memory_gib(),
-        packages={name: _version(name) for name in PACKAGES},
+        packages=packages,
         model=model,
         model_file=file,
         model_sha256=sha256,
         model_error=problem,
         engines=engines,
+        jetson_facts=tuple(jetson_facts(packages, can_import_tensorrt=find_spec("tensorrt") is not None))
+        if jetson
+        else (),
     )
 
 
@@ -92,6 +99,7 @@ def as_text(report: Report) -> str:
         f"Python     {report.python} ({sys.executable})",
         f"Platform   {report.platform}",
         *([f"Jetson     {report.jetson}"] if report.jetson else []),
+        *(f"           {fact}" for fact in report.jetson_facts),
         f"CPU        {', '.join(report.cpu_flags) or 'no flags of interest known'}",
         f"Memory     {memory}",
         f"Packages   {packages}",

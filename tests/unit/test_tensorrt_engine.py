@@ -21,6 +21,7 @@ from engines.tensorrt_engine import TensorRtEngine
 from sgmsnet.checkpoint import ModelFiles, find
 from tests.fake_gpu import FakeGpu
 from tests.fake_tensorrt import a_manifest
+from tests.needs import ROOT
 
 
 @pytest.fixture
@@ -145,6 +146,8 @@ def test_where_a_graph_cannot_be_made_runs_go_without_and_info_says_so(
     assert gpu.calls[-len(after) :] == after
     reason = f"{function} failed with CUDA error 900"
     assert engine.info.notes == (f"runs without CUDA graphs, since capturing one failed: {reason}",)
+    docs = " ".join((ROOT / "docs" / "jetson.md").read_text(encoding="utf-8").split())
+    assert engine.info.notes[0].replace(function, "cudaStreamBeginCapture") in docs
     gpu.calls.clear()
     assert engine.run(_images(9))["logits"][0, 0, 0, 0] == 9
     assert gpu.calls == [*ONE_RUN, "wait"]
@@ -295,6 +298,17 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_reason_and_auto_falls_back
     choice.engine.close()
     assert choice.engine.info.backend == "onnxruntime"
     assert [entry.name for entry in choice.skipped] == ["tensorrt"]
+
+
+@pytest.mark.parametrize("case", ["other version", "wrong compute capability", "failed parity"])
+def test_the_docs_have_the_sentence(
+    case: str, files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
+) -> None:
+    install()
+    SPOILED[case][0](folder)
+    with pytest.raises(EngineUnavailable) as caught:
+        _open(files, folder)
+    assert f'"{caught.value}"' in (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
 
 
 def test_auto_takes_a_plan_that_fits(
