@@ -13,8 +13,12 @@ __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
 
 
-def load(model: str | Path = "cxr", *, engine: str = "auto", precision: str | None = None) -> Pipeline:
+def load(
+    model: str | Path = "cxr", *, engine: str = "auto", precision: str | None = None, flip: bool = False
+) -> Pipeline:
     """Open a model, by name or by the path of its weights, in a runtime, and return the pipeline around it.
+
+    flip runs the mirror image too and takes the mean of both, for twice the time.
 
     Raises WeightsError for an unusable weights file, and EngineUnavailable with every reason when no runtime opens.
     """
@@ -24,4 +28,11 @@ def load(model: str | Path = "cxr", *, engine: str = "auto", precision: str | No
 
     files = find(model)
     opened = open_engine(engine, files, precision=precision)
-    return Pipeline(opened, thresholds=files.thresholds, temperature=files.temperature)
+    return Pipeline(
+        opened,
+        thresholds=files.thresholds,
+        temperature=files.temperature,
+        familiarity=files.familiarity,
+        share_cuts=files.share_cuts,
+        flip=flip,
+    )

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
 from sgmsnet.config import ConfigError, ModelConfig
+from sgmsnet.familiarity import PREFIX, FamiliarityModel
 from sgmsnet.formats import graph_metadata, write_safetensors
+from sgmsnet.interval import ShareCuts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = "sgmsnet-1"
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 """Where a model that is asked for by its plain name lies."""
+_HEADER = ("format", "name", "config", "thresholds", "temperature", "provenance", "share_cuts")
 LARGEST_FP16 = 65504.0
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -58,6 +62,10 @@ class ModelFiles:
     """Of the weights file."""
     provenance: dict[str, Any]
     """What the weights were trained on, how, and by which version; for people."""
+    familiarity: FamiliarityModel | None
+    """Judges whether an image is like the training images; None for weights that were not calibrated."""
+    share_cuts: ShareCuts | None
+    """For the interval of the infected share; None likewise."""
 
 
 def find(model: str | Path, *, check_graph: bool = True) -> ModelFiles:
@@ -84,6 +92,8 @@ def find(model: str | Path, *, check_graph: bool = True) -> ModelFiles:
             temperature=_per_class("temperature", json.loads(header["temperature"]), config),
             sha256=_sha256(weights),
             provenance=dict(json.loads(header["provenance"])),
+            familiarity=_familiarity(weights),
+            share_cuts=ShareCuts.from_dict(json.loads(header["share_cuts"])) if "share_cuts" in header else None,
         )
     except KeyError as error:
         raise WeightsError(f"{weights.name}: the header lacks {error}") from error
@@ -115,33 +125,88 @@ def save(
     thresholds: Mapping[str, float] | None = None,
     temperature: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    familiarity: FamiliarityModel | None = None,
+    share_cuts: ShareCuts | None = None,
 ) -> Path:
     """Write a network as safetensors: the same network gives the same bytes. Returns the path.
 
-    Tensors of one dimension are FP32 and all others FP16. Thresholds default to 0.5 and temperatures to 1. Heads of
-    deep supervision serve training alone and are left out, so the stored configuration has none. Raises WeightsError
-    for values that are not finite or that FP16 cannot hold.
+    Tensors of one dimension and those of familiarity are FP32, all others FP16. Thresholds default to 0.5 and
+    temperatures to 1. Heads of deep supervision serve training alone and are left out, so the stored configuration has
+    none. Raises WeightsError for values that are not finite or that FP16 cannot hold.
     """
-    path = Path(path)
     config = replace(network.config, deep_supervision=False)
-    thresholds = dict.fromkeys(config.classes, 0.5) if thresholds is None else thresholds
-    temperature = dict.fromkeys(config.classes, 1.0) if temperature is None else temperature
     metadata = {
         "format": FORMAT,
         "name": name,
         "config": json.dumps(config.to_dict(), sort_keys=True),
-        "thresholds": json.dumps(_per_class("threshold", thresholds, config, largest=1.0), sort_keys=True),
-        "temperature": json.dumps(_per_class("temperature", temperature, config), sort_keys=True),
         "provenance": json.dumps(dict(provenance or {}), sort_keys=True),
+        **_calibration(
+            config,
+            dict.fromkeys(config.classes, 0.5) if thresholds is None else thresholds,
+            dict.fromkeys(config.classes, 1.0) if temperature is None else temperature,
+            share_cuts,
+        ),
     }
     tensors = {
         key: _stored(key, value.detach().cpu().float().numpy())
         for key, value in network.state_dict().items()
         if not key.endswith("num_batches_tracked") and not key.startswith("side_heads.")
     }
+    return _write(Path(path), tensors | _tensors(familiarity), metadata)
+
+
+def recalibrate(
+    files: ModelFiles,
+    path: str | Path,
+    *,
+    thresholds: Mapping[str, float],
+    temperature: Mapping[str, float],
+    familiarity: FamiliarityModel | None,
+    share_cuts: ShareCuts | None,
+) -> Path:
+    """Write the weights of `files`, bit for bit, with another calibration in their header; needs no torch.
+
+    Returns the path, which may be that of `files`. Raises WeightsError for values out of range.
+    """
+    metadata = _read_metadata(files.weights)
+    metadata.pop("share_cuts", None)
+    metadata |= _calibration(files.config, thresholds, temperature, share_cuts)
+    kept = {key: value for key, value in load_file(files.weights).items() if not key.startswith(PREFIX)}
+    return _write(Path(path), kept | _tensors(familiarity), metadata)
+
+
+def _calibration(
+    config: ModelConfig,
+    thresholds: Mapping[str, float],
+    temperature: Mapping[str, float],
+    share_cuts: ShareCuts | None,
+) -> dict[str, str]:
+    """The entries of the header that say how to read the logits."""
+    entries: dict[str, Any] = {
+        "thresholds": _per_class("threshold", thresholds, config, largest=1.0),
+        "temperature": _per_class("temperature", temperature, config),
+    }
+    if share_cuts is not None:
+        entries["share_cuts"] = share_cuts.to_dict()
+    return {key: json.dumps(value, sort_keys=True) for key, value in entries.items()}
+
+
+def _tensors(familiarity: FamiliarityModel | None) -> dict[str, np.ndarray]:
+    return {} if familiarity is None else familiarity.tensors()
+
+
+def _familiarity(weights: Path) -> FamiliarityModel | None:
+    with safe_open(weights, framework="np") as file:
+        stored = {key: file.get_tensor(key) for key in file.keys() if key.startswith(PREFIX)}  # noqa: SIM118
+    return FamiliarityModel.from_tensors(stored) if stored else None
+
+
+def _write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Path:
+    # In one order, since the safetensors package reads the header in another one each time.
+    ordered = {key: metadata[key] for key in (*_HEADER, *sorted(set(metadata) - set(_HEADER))) if key in metadata}
     temporary = path.with_name(path.name + ".part")
     try:
-        write_safetensors(temporary, tensors, metadata)
+        write_safetensors(temporary, tensors, ordered)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -154,13 +219,13 @@ def load_network(files: ModelFiles) -> SGMSNet:
     Raises WeightsError when a tensor is missing or has another shape than the configuration says.
     """
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file as load_tensors
 
     from sgmsnet.model import SGMSNet
 
     with torch.device("meta"):  # no memory, no random numbers: every value comes from the file
         network = SGMSNet(files.config)
-    stored = load_file(files.weights)
+    stored = load_tensors(files.weights)
     state: dict[str, Tensor] = {}
     for key, value in network.state_dict().items():
         if key.endswith("num_batches_tracked"):
@@ -183,14 +248,14 @@ def load_encoder_file(path: str | Path) -> dict[str, Tensor]:
     import pickle  # for the name of the error that torch raises; nothing here unpickles
 
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file as load_tensors
 
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_tensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise WeightsError(f"{path.name}: this is not a file of tensors") from error

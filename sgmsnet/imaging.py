@@ -78,6 +78,10 @@ class Geometry:
         box = (x0 - columns[0], y0 - rows[0], x1 - columns[0], y1 - rows[0])
         return np.array(Image.fromarray(inner).resize(size, Image.Resampling.BILINEAR, box=box))
 
+    def inside(self, plane: np.ndarray) -> np.ndarray:
+        """A plane of the model's input size -> the part of it that the image fills, a view."""
+        return plane[self.top : self.top + self.height, self.left : self.left + self.width]
+
     @staticmethod
     def _span(start: int, length: int, model: int, cells: int) -> tuple[float, float]:
         return start * cells / model, min((start + length) * cells / model, float(cells))

@@ -16,7 +16,12 @@ import numpy as np
 from engines.base import Engine, EngineError, EngineInfo
 from sgmsnet import imaging
 from sgmsnet.imaging import Geometry, Radiograph, Source, UnreadableImageError
+from sgmsnet.interval import ShareCuts
+from sgmsnet.measurements import LUNGS
 from sgmsnet.prediction import Failure, Familiarity, Prediction, check_thresholds
+
+Judge = Callable[[np.ndarray, "np.ndarray | None"], Familiarity]
+"""Embedding float32 (C,), and lung logits float32 (h, w) without the padding or None -> how familiar the image is."""
 
 _ATTENTION = ("gate_", "spatial_", "memory_")
 
@@ -35,8 +40,9 @@ class _Prepared:
 class Pipeline:
     """One engine and the model's thresholds; safe to call from several threads if the engine is.
 
-    familiarity judges an embedding, float32 (C,), against the training images; without it the predictions
-    do not say whether the image is familiar. Classes without a threshold get 0.5, without a temperature 1.
+    familiarity judges an image against the training images, share_cuts gives the infected share an interval;
+    without them the predictions say neither. flip runs the mirror image too and takes the mean of both logits;
+    attention and familiarity stay those of the image. Classes without a threshold get 0.5, without a temperature 1.
     """
 
     def __init__(
@@ -45,7 +51,9 @@ class Pipeline:
         *,
         thresholds: Mapping[str, float],
         temperature: Mapping[str, float],
-        familiarity: Callable[[np.ndarray], Familiarity] | None = None,
+        familiarity: Judge | None = None,
+        share_cuts: ShareCuts | None = None,
+        flip: bool = False,
     ) -> None:
         """Raise ValueError for a threshold outside (0, 1) or of an unknown class."""
         classes = engine.info.classes
@@ -54,6 +62,8 @@ class Pipeline:
         self.thresholds = {name: float(thresholds.get(name, 0.5)) for name in classes}
         self.temperature = {name: float(temperature.get(name, 1.0)) for name in classes}
         self._familiarity = familiarity
+        self._share_cuts = share_cuts
+        self._flip = flip
 
     @property
     def info(self) -> EngineInfo:
@@ -153,7 +163,7 @@ class Pipeline:
         if not items:
             return []
         start = time.perf_counter()
-        outputs = self.engine.run(np.stack([item.planes for item in items]))  # (N, 1, h, w)
+        outputs = self._outputs(np.stack([item.planes for item in items]))
         run_ms = _ms(start, time.perf_counter()) / len(items)
         for item, logits in zip(items, outputs["logits"], strict=True):
             if not np.isfinite(logits).all():
@@ -167,14 +177,18 @@ class Pipeline:
             for i, item in enumerate(items)
         ]
 
+    def _outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (N, 1, h, w) -> the engine's outputs; with flip, logits are the mean with those of the mirror image."""
+        outputs = self.engine.run(images)
+        if not self._flip:
+            return outputs
+        mirrored = self.engine.run(np.ascontiguousarray(images[..., ::-1]))["logits"][..., ::-1]
+        return {**outputs, "logits": (outputs["logits"] + mirrored) / 2}
+
     def _finish(
         self, item: _Prepared, outputs: dict[str, np.ndarray], run_ms: float, thresholds: dict[str, float]
     ) -> Prediction:
         start = time.perf_counter()
-        embedding = outputs.get("embedding")
-        verdict = None
-        if self._familiarity is not None and embedding is not None:
-            verdict = self._familiarity(embedding)
         timings_ms = {**item.timings_ms, "run": run_ms}
         prediction = Prediction(
             image=item.image,
@@ -185,14 +199,24 @@ class Pipeline:
             temperature=dict(self.temperature),
             logits=outputs["logits"],
             attention={name: a[0] for name, a in outputs.items() if name.startswith(_ATTENTION)},
-            embedding=embedding,
+            embedding=outputs.get("embedding"),
             engine=self.info,
             timings_ms=timings_ms,
-            familiarity=verdict,
+            familiarity=self._judged(item.geometry, outputs),
+            share_cuts=self._share_cuts,
         )
-        _ = prediction.measurements  # computes and keeps the masks, so that their time is counted here
+        # These compute and keep masks and interval, so that their time is counted here.
+        _ = prediction.measurements, prediction.share_interval
         timings_ms["postprocess"] = _ms(start, time.perf_counter())
         return prediction
+
+    def _judged(self, geometry: Geometry, outputs: dict[str, np.ndarray]) -> Familiarity | None:
+        if self._familiarity is None or "embedding" not in outputs:
+            return None
+        lungs = None
+        if LUNGS in self.info.classes:
+            lungs = geometry.inside(outputs["logits"][self.info.classes.index(LUNGS)])
+        return self._familiarity(outputs["embedding"], lungs)
 
 
 def _take_ready(window: deque[Future[_Prepared | Failure]], most: int) -> list[_Prepared | Failure]:

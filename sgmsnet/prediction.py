@@ -12,8 +12,12 @@ import numpy as np
 from scipy.special import expit
 
 from engines.base import EngineInfo
+from sgmsnet.familiarity import Familiarity
 from sgmsnet.imaging import Geometry, Radiograph
-from sgmsnet.measurements import LUNGS, Measurements, find_divider, measure
+from sgmsnet.interval import SHARES, Interval, ShareCuts, share_interval
+from sgmsnet.measurements import INFECTION, LUNGS, Measurements, find_divider, measure
+
+__all__ = ["STAGES", "Failure", "Familiarity", "Prediction", "check_thresholds", "failure_record", "logit_cut"]
 
 STAGES = ("decode", "prepare", "run", "postprocess", "encode")
 
@@ -26,6 +30,7 @@ RECORD_KEYS = (
     "areas_px",
     "areas_mm2",
     "infected_share",
+    "infected_share_interval",
     "infection_outside_lungs_px",
     "familiar",
     "familiarity",
@@ -41,23 +46,16 @@ RECORD_KEYS = (
 
 
 @dataclass(frozen=True)
-class Familiarity:
-    """How much an image resembles those the model was trained on: score in [0, 1], and the verdict."""
-
-    score: float
-    familiar: bool
-
-
-@dataclass(frozen=True)
 class Failure:
-    """An image that gave no prediction, and why, in one sentence for a person."""
+    """An image that gave no prediction, and why, in one sentence for a person; familiarity where it was judged."""
 
     image: str
     sentence: str
+    familiarity: Familiarity | None = None
 
     def record(self) -> dict[str, Any]:
         """The failure in the result schema."""
-        return failure_record(self.image, self.sentence)
+        return {**failure_record(self.image, self.sentence), **_verdict(self.familiarity)}
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value, so == would raise
@@ -66,6 +64,7 @@ class Prediction:
 
     logits are float32 (K, h, w) on the model's grid, attention float32 (h, w) by name in [0, 1], embedding
     float32 (C,) or None. thresholds are probabilities by class, temperature divides the logits by class.
+    familiarity and share_cuts are None for a model whose weights were not calibrated for them.
     Raises ValueError where a threshold or temperature is missing or out of range.
     """
 
@@ -81,6 +80,7 @@ class Prediction:
     engine: EngineInfo
     timings_ms: dict[str, float]
     familiarity: Familiarity | None = None
+    share_cuts: ShareCuts | None = None
 
     def __post_init__(self) -> None:
         check_thresholds(self.thresholds, self.classes)
@@ -101,14 +101,29 @@ class Prediction:
         if LUNGS not in self.classes:
             return None
         g = self.geometry
-        plane = self.logits[self.classes.index(LUNGS)]
-        inside = plane[g.top : g.top + g.height, g.left : g.left + g.width]
-        return find_divider(inside > self._cut(LUNGS), height=g.image_height, width=g.image_width)
+        lungs = self._on_the_grid(LUNGS) > self._cut(LUNGS)
+        return find_divider(lungs, height=g.image_height, width=g.image_width)
 
     @cached_property
     def measurements(self) -> Measurements:
         """Areas and infected share at the present thresholds."""
         return measure(self.masks, divider=self.divider, spacing_mm=self.radiograph.spacing_mm)
+
+    @cached_property
+    def share_interval(self) -> dict[str, Interval | None]:
+        """95 % interval of the true infected share of "left", "right" and "both"; None where it cannot be told.
+
+        It does not move with the threshold of infection: at an unusual one the measured share may lie outside.
+        """
+        if self.share_cuts is None or not {LUNGS, INFECTION} <= set(self.classes):
+            return dict.fromkeys(SHARES)
+        lungs = self._on_the_grid(LUNGS) > self._cut(LUNGS)
+        return share_interval(
+            self._on_the_grid(INFECTION) / np.float32(self.temperature[INFECTION]),
+            lungs,
+            image_left=self._image_left(lungs.shape),
+            cuts=self.share_cuts,
+        )
 
     def probability(self, name: str) -> np.ndarray:
         """float32 (H, W) in [0, 1] of one class, at the image's own size; ValueError for an unknown class."""
@@ -125,7 +140,6 @@ class Prediction:
         """The result schema (docs/prediction.schema.json) as a dict that json.dumps takes."""
         m, share = self.measurements, self.measurements.infected_share
         spacing = self.radiograph.spacing_mm
-        verdict = self.familiarity
         return {
             "image": self.image,
             "width": self.geometry.image_width,
@@ -135,9 +149,9 @@ class Prediction:
             "areas_px": m.areas_px,
             "areas_mm2": m.areas_mm2,
             "infected_share": {"left": share.left, "right": share.right, "both": share.both},
+            "infected_share_interval": {side: _ends(interval) for side, interval in self.share_interval.items()},
             "infection_outside_lungs_px": m.infection_outside_lungs_px,
-            "familiar": None if verdict is None else bool(verdict.familiar),
-            "familiarity": None if verdict is None else float(verdict.score),
+            **_verdict(self.familiarity),
             "sides_known": m.sides_known,
             "engine": self.engine.backend,
             "precision": self.engine.precision,
@@ -161,6 +175,20 @@ class Prediction:
         """float32 (H, W): resized before temperature, sigmoid and threshold, so that borders stay sharp."""
         return self.geometry.restore(self.logits[self.classes.index(name)])
 
+    def _on_the_grid(self, name: str) -> np.ndarray:
+        """float32 (h, w): logits on the model's grid without the padding."""
+        return self.geometry.inside(self.logits[self.classes.index(name)])
+
+    def _image_left(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Bool (h, w) on the model's grid: the patient's right side; None where the sides are unknown."""
+        if self.divider is None:
+            return None
+        rows, columns = shape
+        centres = ((np.arange(rows) + 0.5) * len(self.divider) / rows).astype(int)
+        divider = (self.divider[centres] + 0.5) * (columns / self.geometry.image_width) - 0.5
+        image_left: np.ndarray = np.arange(columns) < divider[:, None]
+        return image_left
+
     def _cut(self, name: str) -> float:
         return logit_cut(self.thresholds[name], self.temperature[name])
 
@@ -183,6 +211,24 @@ def failure_record(image: str, sentence: str) -> dict[str, Any]:
     """The result schema for an image that gave no prediction: all null but its name and the error."""
     record: dict[str, Any] = dict.fromkeys(RECORD_KEYS)
     return {**record, "image": image, "error": sentence}
+
+
+def withhold_unfamiliar(outcome: Prediction | Failure) -> Prediction | Failure:
+    """The outcome, or a Failure in the place of a prediction whose image is not familiar; for strict use."""
+    if outcome.familiarity is None or outcome.familiarity.familiar:
+        return outcome
+    sentence = f"{outcome.image}: this does not look like a frontal chest X-ray, so its masks were withheld."
+    return Failure(outcome.image, sentence, outcome.familiarity)
+
+
+def _verdict(familiarity: Familiarity | None) -> dict[str, bool | float | None]:
+    if familiarity is None:
+        return {"familiar": None, "familiarity": None}
+    return {"familiar": bool(familiarity.familiar), "familiarity": float(familiarity.score)}
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [float(end) for end in interval]
 
 
 def _rounded(milliseconds: float | None) -> float | None:

@@ -126,7 +126,7 @@ def test_side_heads_of_deep_supervision_are_left_out(tmp_path: Path, tiny_config
 def test_unknown_tensors_are_left_alone(weights: Path) -> None:
     with safe_open(weights, framework="np") as file:
         metadata = file.metadata()
-    save_file(load_file(weights) | {"familiarity.mean": np.zeros(32, np.float32)}, weights, metadata)
+    save_file(load_file(weights) | {"other.mean": np.zeros(32, np.float32)}, weights, metadata)
     load_network(find(weights))
 
 

@@ -123,7 +123,7 @@ def test_record_fits_the_schema_and_says_what_was_measured() -> None:
 
 def test_record_with_spacing_and_familiarity_fits_the_schema() -> None:
     pipeline = Pipeline(
-        FakeEngine(), thresholds={}, temperature={}, familiarity=lambda embedding: Familiarity(0.25, False)
+        FakeEngine(), thresholds={}, temperature={}, familiarity=lambda embedding, lungs: Familiarity(0.25, False)
     )
     prediction = pipeline.predict(draw_xray())
     source = prediction.radiograph
