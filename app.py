@@ -8,8 +8,10 @@ Importing this file is cheap: Gradio and the engine are imported when the page s
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -22,6 +24,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "examples"
+RATE_WHEN_REACHABLE = 120
+FREE_AT_LEAST = 512 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,8 @@ class Options:
     port: int
     share: bool
     auth: tuple[str, str] | None
+    rate_limit: int | None
+    keep: float
     engine: str
     precision: str | None
     model: str
@@ -46,6 +52,15 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--port", type=_port, default=7860, help="port to listen on (default: %(default)s)")
     parser.add_argument("--share", action="store_true", help="ask Gradio for a public link (password required)")
     parser.add_argument("--auth", type=_auth, metavar="USER:PASSWORD", help="ask visitors for a password")
+    parser.add_argument(
+        "--rate-limit",
+        type=_count,
+        metavar="N",
+        help=f"images a minute and visitor, 0 for any (default: {RATE_WHEN_REACHABLE}, on this machine alone any)",
+    )
+    parser.add_argument(
+        "--keep", type=_minutes, default=60.0, metavar="MINUTES", help="delete files after (default: %(default)g)"
+    )
     parser.add_argument("--engine", default="auto", help="auto, onnxruntime, pytorch, ... (default: %(default)s)")
     parser.add_argument("--precision", help="fp32, bf16, fp16 or int8, where the engine has it")
     parser.add_argument("--model", default="cxr", help="shipped model or .safetensors file (default: %(default)s)")
@@ -56,6 +71,22 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port between 1 and 65535")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images a minute")
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0.05 <= minutes <= 24 * 60:  # also catches nan
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time between 0.05 minutes and a day")
+    return minutes
 
 
 def _auth(text: str) -> tuple[str, str]:
@@ -90,6 +121,27 @@ def address(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
+def hosts(options: Options) -> frozenset[str] | None:
+    """Names the server answers to: this machine's own where it is meant for nobody else, otherwise any."""
+    if options.share or options.auth or not _loopback(options.host):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "[::1]", options.host.lower()})
+
+
+def rate(options: Options) -> int | None:
+    """Images a minute and visitor; None for any number."""
+    if options.rate_limit is not None:
+        return options.rate_limit or None
+    return RATE_WHEN_REACHABLE if options.share or not _loopback(options.host) else None
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted; returns the exit status."""
     options = parse(arguments)
@@ -101,8 +153,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    with tempfile.TemporaryDirectory(prefix="sgmsnet-page-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads  # uploads end with the process, whatever the cache forgot
+    try:
+        uploads = tempfile.TemporaryDirectory(prefix="sgmsnet-page-", ignore_cleanup_errors=True)
+        free = shutil.disk_usage(uploads.name).free
+    except OSError as error:
+        print(f"There is no folder for uploads to be written into: {error.strerror or error}.", file=sys.stderr)
+        return 1
+    with uploads as folder:
+        if free < FREE_AT_LEAST:
+            print(f"Only {free // 2**20} MB are free in {Path(folder).parent}, too few for uploads.", file=sys.stderr)
+            return 1
+        os.environ["GRADIO_TEMP_DIR"] = str(
+            Path(folder).resolve()
+        )  # uploads end with the process, whatever the cache forgot
         return _serve(options)
 
 
@@ -110,31 +173,28 @@ def _serve(options: Options) -> int:
     with ThreadPoolExecutor(1) as beside:
         # Gradio takes seconds to import; the engine opens and runs once meanwhile.
         desk_ready = beside.submit(_open_desk, options)
-        from sgmsnet.web import layout, rest
+        from sgmsnet.web import janitor, server
+        from sgmsnet.web.guard import Policy, frames
 
         try:
             desk = desk_ready.result()
         except (RuntimeError, ValueError, OSError) as error:  # EngineUnavailable, WeightsError: one sentence each
             print(error, file=sys.stderr)
             return 1
-    page = layout.build(desk)
     login = credentials(options)
+    folder = server.uploads_folder()
+    policy = Policy(folder=folder, hosts=hosts(options), per_minute=rate(options), frames=frames())
     try:
-        server, _, link = page.launch(
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            auth=login,
-            prevent_thread_lock=True,
-            quiet=True,
-            **layout.launch_options(),
-        )
+        served = server.Server(desk, policy, host=options.host, port=options.port, login=login, share=options.share)
     except OSError as error:
         print(f"The page could not start on port {options.port}: {error}", file=sys.stderr)
         return 1
-    rest.attach(server, desk, login=login)
-    _announce(options, login, link)
-    page.block_thread()
+    sweeping = janitor.Janitor(folder, keep_s=options.keep * 60)
+    _announce(options, login, served.link)
+    served.wait()
+    finished = served.stop()
+    sweeping.close()
+    print("Stopped." if finished else "Stopped; what was still running after the grace period was cut off.", flush=True)
     return 0
 
 

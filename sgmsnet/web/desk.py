@@ -21,6 +21,7 @@ from sgmsnet.imaging import Source as Image
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
 from sgmsnet.web import payload
+from sgmsnet.web.failover import RUN_LIMIT_S, Failover, TimedEngine
 from sgmsnet.web.metrics import Metrics
 
 AT_ONCE = 2
@@ -81,8 +82,11 @@ class Desk:
         probe: Callable[[], Sequence[Availability]],
         first: str,
         examples: Path,
+        run_limit_s: float = RUN_LIMIT_S,
     ) -> None:
         self.first = first
+        self._run_limit_s = run_limit_s
+        self._failover = Failover()
         self.engines = list(probe())
         self.examples = {example.name: example for example in read_examples(examples)}
         self._open_pipeline = open_pipeline
@@ -93,15 +97,33 @@ class Desk:
 
     def warm(self) -> None:
         """Open the first engine and run it once. Raises what opening raises: without an engine there is no page."""
-        self.pipeline(self.first).predict(np.zeros((256, 256), np.uint8), name="warm-up")
+        try:
+            self.pipeline(self.first).predict(np.zeros((256, 256), np.uint8), name="warm-up")
+        except EngineError:
+            self._failover.put_aside(self.first)
+            raise
+        self._failover.take_back(self.first)
 
     def predict(
         self, source: Image, *, name: str, engine: str, thresholds: Mapping[str, float] | None = None
     ) -> Prediction:
-        """Run one image when its turn comes. Raises what Pipeline.predict raises, and EngineUnavailable."""
-        pipeline = self.pipeline(engine)
-        with self._running:
-            return pipeline.predict(source, name=name, thresholds=thresholds)
+        """Run one image when its turn comes. Raises what Pipeline.predict raises, and EngineUnavailable.
+
+        Where the engine was not chosen for this image, another one answers if the first fails.
+        """
+        asked: list[Pipeline] = []  # "auto" and what it stands for are one pipeline
+
+        def ask(engine: str) -> Prediction:
+            pipeline = self.pipeline(engine)
+            if pipeline in asked:
+                raise EngineUnavailable(f"The engine {engine} has failed already.")
+            asked.append(pipeline)
+            with self._running:
+                return pipeline.predict(source, name=name, thresholds=thresholds)
+
+        if engine not in ("auto", self.first):
+            return ask(engine)
+        return self._failover.answer([engine, *(one.name for one in self.engines if one.available)], ask)
 
     def segment(self, source: Source, *, engine: str) -> dict[str, Any]:
         """An image -> the viewer's payload, or a payload that carries one sentence instead."""
@@ -154,6 +176,7 @@ class Desk:
     def _open(self, engine: str) -> Pipeline:
         """What "auto" stands for and that engine by its own name are one pipeline."""
         opened = self._open_pipeline(engine)
+        opened.engine = TimedEngine(opened.engine, limit_s=self._run_limit_s)
         kept = self._pipelines.setdefault(opened.info.backend, opened)
         if kept is not opened:
             opened.close()

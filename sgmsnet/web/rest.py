@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -30,21 +29,21 @@ from sgmsnet.prediction import Prediction
 from sgmsnet.web import describe, form, payload
 from sgmsnet.web.desk import AT_ONCE, Desk
 from sgmsnet.web.form import Asked, Masks, RestError
+from sgmsnet.web.gate import Gate, LockedError, client_of
 
 log = logging.getLogger(__name__)
 
 READY_KEPT_S = 5.0
 WAITING_AT_MOST = 32
 
-Login = tuple[str, str]
 _PAGE = Path(__file__).resolve().with_name("rest.html")
 
 
-def attach(app: FastAPI, desk: Desk, *, login: Login | None = None) -> None:
-    """Add the routes to a server. With a login, all but /health and /ready want it as HTTP Basic."""
-    guard = [Depends(_guard(login))]
+def attach(app: FastAPI, desk: Desk, *, gate: Gate | None = None) -> None:
+    """Add the routes to a server. With a gate, all but /health and /ready want its login as HTTP Basic."""
+    guard = [Depends(_guard(gate))]
     ready = Readiness(desk)
-    app.mount("/v1", build(desk, login=login))
+    app.mount("/v1", build(desk, gate=gate))
 
     @app.get("/health", include_in_schema=False)
     async def health() -> Response:
@@ -59,7 +58,7 @@ def attach(app: FastAPI, desk: Desk, *, login: Login | None = None) -> None:
         return Response(desk.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def build(desk: Desk, *, login: Login | None = None) -> FastAPI:
+def build(desk: Desk, *, gate: Gate | None = None) -> FastAPI:
     """The application that lies under /v1."""
     api = FastAPI(
         title="SGMSNet",
@@ -70,7 +69,7 @@ def build(desk: Desk, *, login: Login | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         servers=[{"url": "/v1"}],
-        dependencies=[Depends(_guard(login))],
+        dependencies=[Depends(_guard(gate))],
     )
     api.exception_handler(RestError)(_refuse)
     api.exception_handler(StarletteHTTPException)(_refuse_http)
@@ -101,12 +100,14 @@ class Readiness:
         self._answer: tuple[float, bool] | None = None
 
     def __call__(self) -> bool:
-        """True or False; never raises."""
-        with self._asking:
-            if self._answer is None or time.monotonic() - self._answer[0] >= self._kept_s:
-                ready = self._runs()
-                self._answer = time.monotonic(), ready
-            return self._answer[1]
+        """True or False; never raises. Those who ask while the engine runs get the last answer, and never wait."""
+        if self._asking.acquire(blocking=False):
+            try:
+                if self._answer is None or time.monotonic() - self._answer[0] >= self._kept_s:
+                    self._answer = time.monotonic(), self._runs()
+            finally:
+                self._asking.release()
+        return self._answer is not None and self._answer[1]
 
     def _runs(self) -> bool:
         try:
@@ -204,23 +205,35 @@ def _model(desk: Desk) -> dict[str, Any]:
     }
 
 
-def _guard(login: Login | None) -> Callable[[Request], None]:
-    """A dependency that lets a request through, or raises 401 for one without the login."""
+def _guard(gate: Gate | None) -> Callable[[Request], None]:
+    """A dependency that lets a request through, or raises 401 for one without the login, 429 after too many."""
 
     def check(request: Request) -> None:
-        if login is None:
+        if gate is None:
             return
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        sent = _basic(request.headers.get("authorization", ""))
         try:
-            sent = base64.b64decode(given.strip(), validate=True) if kind.lower() == "basic" else b""
-        except ValueError:
-            sent = b""
-        if not secrets.compare_digest(sent, ":".join(login).encode()):
-            raise HTTPException(
-                401, "Give the page's user and password (HTTP Basic).", {"WWW-Authenticate": 'Basic realm="SGMSNet"'}
-            )
+            if sent is not None and gate.admit(client_of(request.client.host if request.client else "?"), *sent):
+                return
+        except LockedError as locked:
+            raise HTTPException(429, str(locked), {"Retry-After": str(max(1, round(locked.wait_s)))}) from None
+        raise HTTPException(
+            401, "Give the page's user and password (HTTP Basic).", {"WWW-Authenticate": 'Basic realm="SGMSNet"'}
+        )
 
     return check
+
+
+def _basic(header: str) -> tuple[str, str] | None:
+    """User and password of an Authorization header; None where it holds none, which is no attempt at guessing."""
+    kind, _, given = header.partition(" ")
+    if kind.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(given.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return (user, password) if colon else None
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import app
 from tests.needs import ROOT
+from tests.security.serving import free_port
 
 
 def test_importing_app_loads_neither_torch_nor_gradio() -> None:
@@ -26,13 +28,15 @@ def test_defaults_serve_this_machine_only() -> None:
 
 
 def test_every_option_is_taken() -> None:
-    line = "--host 0.0.0.0 --port 80 --share --auth a:b:c --engine pytorch --precision bf16 --model m.safetensors"
-    options = app.parse(line.split())
+    line = "--host 0.0.0.0 --port 80 --share --auth a:b:c --rate-limit 30 --keep 10 --engine pytorch --precision bf16"
+    options = app.parse([*line.split(), "--model", "m.safetensors"])
     assert options == app.Options(
         host="0.0.0.0",
         port=80,
         share=True,
         auth=("a", "b:c"),
+        rate_limit=30,
+        keep=10.0,
         engine="pytorch",
         precision="bf16",
         model="m.safetensors",
@@ -40,7 +44,22 @@ def test_every_option_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["--auth user", "--auth user:", "--auth :word", "--port 0", "--port 65536", "--port x", "--port -1"]
+    "line",
+    [
+        "--auth user",
+        "--auth user:",
+        "--auth :word",
+        "--port 0",
+        "--port 65536",
+        "--port x",
+        "--port -1",
+        "--rate-limit -1",
+        "--rate-limit x",
+        "--keep 0",
+        "--keep nan",
+        "--keep inf",
+        "--keep x",
+    ],
 )
 def test_options_without_sense_are_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -72,3 +91,38 @@ def test_a_taken_port_is_one_sentence_and_exit_1(capsys: pytest.CaptureFixture[s
 )
 def test_the_address_can_be_typed_into_a_browser(host: str, shown: str) -> None:
     assert app.address(host, 7860) == shown
+
+
+@pytest.mark.parametrize("line", ["", "--host localhost", "--host ::1"])
+def test_without_a_password_only_names_of_this_machine_are_answered_to(line: str) -> None:
+    options = app.parse(line.split())
+    assert app.hosts(options) == {"localhost", "127.0.0.1", "[::1]", options.host}
+    assert app.rate(options) is None
+
+
+@pytest.mark.parametrize("line", ["--share", "--host 0.0.0.0", "--host ward.example"])
+def test_who_can_be_reached_answers_to_any_name_at_a_limited_rate(line: str) -> None:
+    options = app.parse(line.split())
+    assert app.hosts(options) is None
+    assert app.rate(options) == app.RATE_WHEN_REACHABLE
+    assert app.rate(app.parse([*line.split(), "--rate-limit", "7"])) == 7
+    assert app.rate(app.parse([*line.split(), "--rate-limit", "0"])) is None
+
+
+def test_a_folder_for_uploads_that_cannot_be_written_is_one_sentence_and_exit_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(app.tempfile, "TemporaryDirectory", full)
+    assert app.main(["--port", str(free_port())]) == 1
+    assert capsys.readouterr().err == "There is no folder for uploads to be written into: No space left on device.\n"
+
+
+def test_a_nearly_full_disk_is_one_sentence_and_exit_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 9 * 2**20))
+    assert app.main(["--port", str(free_port())]) == 1
+    assert capsys.readouterr().err.startswith("Only 9 MB are free in ")

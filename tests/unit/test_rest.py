@@ -27,6 +27,7 @@ from sgmsnet import checkpoint
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.web import form, rest
 from sgmsnet.web.desk import Desk
+from sgmsnet.web.gate import Gate
 from tests.fakes import FakeEngine, draw_xray
 from tests.needs import ROOT
 
@@ -53,7 +54,7 @@ def fake_desk(engine: FakeEngine | None = None) -> Desk:
 
 def serve(desk: Desk, login: tuple[str, str] | None = None) -> TestClient:
     app = FastAPI()
-    rest.attach(app, desk, login=login)
+    rest.attach(app, desk, gate=Gate(*login) if login else None)
     return TestClient(app)
 
 

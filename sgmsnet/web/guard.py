@@ -1,0 +1,328 @@
+"""Stands before the whole server, page and REST alike: closed paths, sizes, rates, origins, headers, a polite end.
+
+Plain ASGI, so that bodies are counted while they come and answers stream through untouched. Decides nothing about
+images; who may come in is gate.py's matter, which paths there are is that of doors.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sgmsnet.web import doors
+from sgmsnet.web.doors import Door
+from sgmsnet.web.gate import Gate, LockedError, client_of
+from sgmsnet.web.janitor import FULL_BYTES
+from sgmsnet.web.rate import Rate
+
+log = logging.getLogger(__name__)
+
+BUSY = "The server is busy; please try again shortly."
+AT_ONCE = 256
+"""Requests in hand, and as many open streams again; more than that get 503."""
+SILENCE_S, BODY_S = 30.0, 600.0
+"""How long a body may pause, and how long it may take in all."""
+STILL_TIMES = 12
+"""Pictures, scripts and styles cost little: this many times as many are let in as are work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What one server allows. Without `hosts` any name is answered to, without `per_minute` any rate is fine."""
+
+    folder: Path
+    """Where uploads lie, links resolved."""
+    hosts: frozenset[str] | None = None
+    per_minute: int | None = None
+    frames: tuple[str, ...] = ("'self'",)
+    """Who may show the page in a frame: sources of frame-ancestors."""
+
+    def page_csp(self) -> str:
+        """Gradio's page needs scripts in the page and made from strings; but nothing may come from or go elsewhere."""
+        return "; ".join(
+            (
+                "default-src 'self'",
+                "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+                "style-src 'self' 'unsafe-inline'",
+                "img-src 'self' data: blob:",
+                "font-src 'self' data:",
+                "connect-src 'self' data: blob:",
+                "worker-src 'self' blob:",
+                "object-src 'none'",
+                "base-uri 'self'",
+                "form-action 'self'",
+                f"frame-ancestors {' '.join(self.frames)}",
+            )
+        )
+
+
+_STRICT_CSP = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def frames() -> tuple[str, ...]:
+    """Who may show the page in a frame: itself, and on a Hugging Face Space the site around it."""
+    return ("'self'", "https://huggingface.co", "https://*.hf.space") if "SPACE_ID" in os.environ else ("'self'",)
+
+
+class _Refusal(Exception):
+    def __init__(self, status: int, sentence: str, *, wait_s: float | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.wait_s = status, sentence, wait_s
+
+
+class _Gone(Exception):
+    """The visitor has left before the request was complete."""
+
+
+@dataclass
+class Guard:
+    """ASGI middleware. `signed_in` says of a request's cookies whether they are a login; `functions` names what the
+    page can be asked to run, by number or name."""
+
+    app: ASGIApp
+    policy: Policy
+    gate: Gate | None = None
+    signed_in: Callable[[dict[str, str]], bool] = field(default=lambda cookies: False)
+    functions: Callable[[], Collection[int | str]] | None = None
+    closing: bool = False
+    """Set to let nothing new begin; what was begun goes on."""
+    working: int = 0
+    """Requests in hand, streams that wait for a result included."""
+    _streams: int = 0
+
+    def __post_init__(self) -> None:
+        per_minute = self.policy.per_minute
+        self._work = Rate(per_minute, burst=max(8, per_minute / 2)) if per_minute else None
+        still = (per_minute or 0) * STILL_TIMES
+        self._still = Rate(still, burst=max(200, still / 2)) if per_minute else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        door = doors.find(scope["method"], path, folder=self.policy.folder)
+        answer = _Answer(scope, path, send, self._headers(path, door))
+        try:
+            await self._let_in(scope, path, door, receive, answer)
+        except _Refusal as refusal:
+            await answer.refuse(refusal)
+
+    async def _let_in(self, scope: Scope, path: str, door: Door | None, receive: Receive, answer: _Answer) -> None:
+        headers, client = Headers(scope=scope), client_of((scope.get("client") or ("?",))[0])
+        self._check_host(headers)
+        if door is None:
+            raise _Refusal(404, "There is nothing here.")
+        if door.kind == "probe":
+            await self.app(scope, receive, answer)
+            return
+        self._check_origin(scope, headers)
+        self._check_rate(door, path, client)
+        if self.closing and scope["method"] == "POST":
+            raise _Refusal(503, "The server is about to stop; please try again shortly.", wait_s=10)
+        if door.login and self.gate is not None and not self.signed_in(_cookies(headers)):
+            raise _Refusal(401, "Log in on the page first.")
+        announced = headers.get("content-length", "")
+        if announced.isascii() and announced.isdigit() and int(announced[:20]) > door.most:
+            raise _too_large(door)
+        if door.kind == "upload" or path == "/v1/segment":
+            self._check_disk()
+        body = _Body(receive, door, answer)
+        await self._pass_on(scope, path, door, body, answer, client)
+
+    async def _pass_on(self, scope: Scope, path: str, door: Door, body: _Body, answer: _Answer, client: str) -> None:
+        idle = path.startswith("/gradio_api/heartbeat/")  # open as long as a page is, without a result to wait for
+        if (self._streams if idle else self.working) >= AT_ONCE:
+            raise _Refusal(503, BUSY, wait_s=2)
+        self.working, self._streams = self.working + (not idle), self._streams + idle
+        try:
+            if door.kind == "call":
+                await self._check_call(path, body)
+            if door.kind == "login" and self.gate is not None:
+                self._begin_login(client)
+            await self.app(scope, body, answer)
+            if door.kind == "login" and self.gate is not None and answer.status == 200:
+                self.gate.passed(client)
+        except _Gone:
+            pass
+        except Exception:  # a cut-off body surfaces in the application in many ways; told the visitor already
+            if not answer.finished_early:
+                raise
+        finally:
+            self.working, self._streams = self.working - (not idle), self._streams - idle
+
+    def _check_host(self, headers: Headers) -> None:
+        """A page elsewhere can give its own name this machine's address, and would then be let in as this page."""
+        if self.policy.hosts is not None and _host_name(headers.get("host", "")) not in self.policy.hosts:
+            raise _Refusal(421, "This server answers only to names of its own machine; see --auth and --host.")
+
+    @staticmethod
+    def _check_origin(scope: Scope, headers: Headers) -> None:
+        """No CORS: a page elsewhere may neither read answers nor make a visitor's browser send anything."""
+        if scope["method"] in ("GET", "HEAD") or "origin" not in headers:
+            return
+        own = {headers.get("host", ""), *(one.strip() for one in headers.get("x-forwarded-host", "").split(","))}
+        if urlsplit(headers["origin"]).netloc.lower() not in {one.lower() for one in own if one}:
+            raise _Refusal(403, "Requests from other sites are not answered.")
+
+    def _check_rate(self, door: Door, path: str, client: str) -> None:
+        work = door.kind in ("call", "upload", "login") or path == "/v1/segment"
+        rate = self._work if work else self._still
+        if rate is not None and (wait_s := rate.take(client)):
+            raise _Refusal(429, "Too many requests; please wait a moment.", wait_s=wait_s)
+
+    def _check_disk(self) -> None:
+        if shutil.disk_usage(self.policy.folder).free < FULL_BYTES:
+            log.error("there is no room for uploads any more")
+            raise _Refusal(503, "The server has no room for uploads at the moment; please try again later.", wait_s=60)
+
+    def _begin_login(self, client: str) -> None:
+        assert self.gate is not None
+        try:
+            self.gate.begin(client)
+        except LockedError as locked:  # 400 is what Gradio's login form shows as wrong; to 429 it does nothing
+            raise _Refusal(400, str(locked), wait_s=locked.wait_s) from None
+
+    async def _check_call(self, path: str, body: _Body) -> None:
+        try:
+            asked = json.loads(await body.buffer())
+        except (ValueError, RecursionError):
+            raise _Refusal(400, "The request is not JSON.") from None
+        if not isinstance(asked, dict) or doors.strange_paths(asked, folder=self.policy.folder):
+            raise _Refusal(400, "Upload a file first; the server opens no other paths and no addresses.")
+        if self.functions is not None:
+            named = path.rpartition("/")[2] if path.startswith("/gradio_api/call/") else asked.get("fn_index")
+            if not isinstance(named, (int, str)) or named not in self.functions():
+                raise _Refusal(404, "There is no such function.")
+
+    def _headers(self, path: str, door: Door | None) -> dict[str, str]:
+        csp = self.policy.page_csp()
+        if path.startswith("/gradio_api/file="):  # a stranger's file, should a browser ever show it as a page
+            csp = f"{_STRICT_CSP}; sandbox"
+        elif door is None or door.kind in ("rest", "probe"):
+            csp = _STRICT_CSP
+        added = {**_HEADERS, "Content-Security-Policy": csp}
+        return added if door is not None and door.kept else {**added, "Cache-Control": "no-store"}
+
+
+class _Answer:
+    """`send` that adds headers, remembers the status, and falls silent once the visitor has been told early."""
+
+    def __init__(self, scope: Scope, path: str, send: Send, headers: dict[str, str]) -> None:
+        self._scope, self._path, self._send, self._headers = scope, path, send, headers
+        self.status: int | None = None
+        self.finished_early = False
+
+    async def __call__(self, message: Message) -> None:
+        if self.finished_early:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": list(message.get("headers", []))}
+            headers = MutableHeaders(raw=message["headers"])
+            for name in [name for name in headers if name.startswith("access-control-")]:
+                del headers[name]
+            for name, value in self._headers.items():
+                headers[name] = value
+            if self.status == 503:
+                headers.setdefault("Retry-After", "2")
+        await self._send(message)
+
+    async def refuse(self, refusal: _Refusal) -> None:
+        """Answer with one sentence in the form that REST or the page's own programs expect."""
+        if self.status is not None:  # an answer has begun; all that is left is to end it
+            self.finished_early = True
+            return
+        key = "detail" if self._path.startswith(("/gradio_api/", "/login")) else "error"
+        response = JSONResponse({key: refusal.sentence}, refusal.status, {"Connection": "close"})
+        if refusal.wait_s is not None:
+            response.headers["Retry-After"] = str(max(1, round(refusal.wait_s)))
+        await response(self._scope, _nothing, self)
+        self.finished_early = True
+
+
+class _Body:
+    """`receive` that counts and times what comes, and can be read ahead."""
+
+    def __init__(self, receive: Receive, door: Door, answer: _Answer) -> None:
+        self._receive, self._door, self._answer = receive, door, answer
+        self._came = 0
+        self._complete = False
+        self._ahead: list[Message] = []
+        self._deadline: float | None = None
+
+    async def __call__(self) -> Message:
+        if self._ahead:
+            return self._ahead.pop(0)
+        try:
+            return await self._next()
+        except _Refusal as refusal:  # answered here: the application would make something else of an exception
+            await self._answer.refuse(refusal)
+            return {"type": "http.disconnect"}
+
+    async def buffer(self) -> bytes:
+        """The whole body, which the application gets afterwards all the same."""
+        chunks: list[bytes] = []
+        while not self._complete:
+            message = await self._next()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            chunks.append(message.get("body", b""))
+        self._ahead.append({"type": "http.request", "body": b"".join(chunks), "more_body": False})
+        return b"".join(chunks)
+
+    async def _next(self) -> MutableMapping[str, Any]:
+        if self._complete:
+            return await self._receive()
+        now = asyncio.get_running_loop().time()
+        self._deadline = self._deadline or now + BODY_S
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, min(SILENCE_S, self._deadline - now)))
+        except asyncio.TimeoutError:
+            raise _Refusal(408, "The upload took too long.") from None
+        if message["type"] == "http.request":
+            self._came += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+            if self._came > self._door.most:
+                raise _too_large(self._door)
+        return message
+
+
+def _too_large(door: Door) -> _Refusal:
+    most = door.most - (doors.AROUND_FILES if door.kind in ("rest", "upload") else 0)
+    return _Refusal(413, f"The upload is larger than {most // 2**20} MB." if most >= 2**20 else "That is too much.")
+
+
+def _cookies(headers: Headers) -> dict[str, str]:
+    pairs = (part.strip().partition("=") for part in ";".join(headers.getlist("cookie")).split(";"))
+    return {name: value for name, _, value in pairs if name}
+
+
+def _host_name(host: str) -> str:
+    return (host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]).lower().rstrip(".")
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}

@@ -1,0 +1,115 @@
+"""Runs the page behind its guard: launch, wait, and an end that lets what was begun finish. Builds no page."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gradio as gr
+
+from sgmsnet.web import layout, rest
+from sgmsnet.web.desk import Desk
+from sgmsnet.web.gate import ATTEMPTS, Gate
+from sgmsnet.web.guard import Guard, Policy
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 25.0
+"""After SIGTERM, for what is running."""
+_AUTH_MESSAGE = f"After {ATTEMPTS} wrong passwords in a row, further ones are refused for a while."
+
+
+class Server:
+    """A page that is being served until `stop`."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        policy: Policy,
+        *,
+        host: str,
+        port: int,
+        login: tuple[str, str] | None = None,
+        share: bool = False,
+    ) -> None:
+        """Start to serve; raises OSError where that is not possible."""
+        self._gate = Gate(*login) if login else None
+        self._desk, self._policy = desk, policy
+        self._guard: Guard | None = None
+        self._page = layout.build(desk)
+        _, _, self.link = self._page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            auth=self._gate.matches if self._gate else None,
+            auth_message=_AUTH_MESSAGE,
+            app_kwargs={"lifespan": self._lifespan},
+            prevent_thread_lock=True,
+            quiet=True,
+            enable_monitoring=False,
+            **layout.launch_options(),
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Any) -> AsyncGenerator[None, None]:
+        """Runs before the first connection is taken: not one request gets past the guard.
+
+        As middleware it would lie inside Gradio's own, which answers CORS by itself.
+        """
+        rest.attach(app, self._desk, gate=self._gate)
+        self._guard = Guard(
+            app.middleware_stack,
+            self._policy,
+            gate=self._gate,
+            signed_in=lambda cookies: _signed_in(app, cookies),
+            functions=lambda: _functions(app.get_blocks()),
+        )
+        app.middleware_stack = self._guard
+        yield
+
+    def wait(self) -> None:
+        """Return at the first SIGTERM or SIGINT; another one ends the process at once."""
+        asked = threading.Event()
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if asked.is_set():
+                raise SystemExit(1)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
+        while not asked.wait(0.5):  # in slices, or Windows would not notice Ctrl-C
+            pass
+
+    def stop(self, *, grace_s: float = GRACE_S) -> bool:
+        """Let nothing new begin, wait for what is running, close. False when something was still running."""
+        assert self._guard is not None
+        self._guard.closing = True
+        give_up = time.monotonic() + grace_s
+        while (busy := self._guard.working > 0) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        self._page.close(verbose=False)
+        return not busy
+
+
+def uploads_folder() -> Path:
+    """Where Gradio puts what visitors send; app.py has set it before Gradio was imported."""
+    return Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+
+
+def _signed_in(app: Any, cookies: dict[str, str]) -> bool:
+    given = (cookies.get(f"{kind}-{app.cookie_id}") for kind in ("access-token", "access-token-unsecure"))
+    return any(token in app.tokens for token in given if token)
+
+
+def _functions(blocks: gr.Blocks) -> set[int | str]:
+    names = {function.api_name for function in blocks.fns.values() if isinstance(function.api_name, str)}
+    return {*blocks.fns, *names}
