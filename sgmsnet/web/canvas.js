@@ -24,6 +24,7 @@ const paint = (target, { scale, x, y }) => {
   target.scale(scale, scale);
   target.imageSmoothingQuality = "high";
   target.drawImage(basePicture(), 0, 0, width, height);
+  if (shown.refused) return target.restore(); // the picture alone
   if (settings.attention) {
     target.globalAlpha = settings.strength;
     const map = shown.attention[settings.attention];
@@ -35,6 +36,7 @@ const paint = (target, { scale, x, y }) => {
   for (const item of shown.payload.classes) if (!settings.hidden.has(item.name)) paintClass(target, item, scale);
   target.restore();
   if (settings.split > 0) paintSplit(target, x + width * settings.split * scale, y, height * scale);
+  return undefined;
 };
 
 const paintClass = (target, { name, colour }, scale) => {
@@ -68,9 +70,22 @@ const strokeContour = (target, map, path, colour, scale) => {
   target.restore();
 };
 
+// A line with a grip: the pointer can drag it.
 const paintSplit = (target, x, y, height) => {
   target.fillStyle = "#fff";
   target.fillRect(x - 1, y, 2, height);
+  const middle = y + height / 2;
+  target.beginPath();
+  target.arc(x, middle, 13, 0, 2 * Math.PI);
+  target.fill();
+  target.fillStyle = "#10151b";
+  for (const side of [-1, 1]) {
+    target.beginPath();
+    target.moveTo(x + side * 9, middle);
+    target.lineTo(x + side * 3, middle - 5);
+    target.lineTo(x + side * 3, middle + 5);
+    target.fill();
+  }
 };
 
 const redraw = () => {
@@ -91,7 +106,7 @@ const redraw = () => {
 };
 
 const legend = () => {
-  const visible = shown.payload.classes.filter(({ name }) => !settings.hidden.has(name));
+  const visible = shown.refused ? [] : shown.payload.classes.filter(({ name }) => !settings.hidden.has(name));
   find(".sv-legend").replaceChildren(
     ...visible.map(({ name, colour }) => {
       const entry = make("span", settings.style === "heat" ? "sv-key sv-key-heat" : "sv-key", titled(name));

@@ -5,7 +5,12 @@ const actions = {
   out: () => zoomBy(1 / 1.5),
   fit: () => zoomBy(1 / view.zoom),
   full: () => (document.fullscreenElement ? document.exitFullscreen() : find(".sv-stage").requestFullscreen?.()),
-  reveal: () => { root.dataset.unfamiliar = false; },
+  reveal: () => {
+    shown.refused = root.dataset.refused = false;
+    canvas.setAttribute("aria-label", describePicture());
+    canvas.focus(); // the button that had it is gone
+    redraw();
+  },
   window: () => {
     shown.window = [...shown.payload.picture.window];
     windowControls();
@@ -68,9 +73,36 @@ root.addEventListener("click", ({ target }) => {
   if (action && shown) actions[action]();
 });
 
+// Sets a control as a hand would, so that everything that follows it follows.
+const put = (input, changes) => {
+  Object.assign(input, changes);
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+};
+
+const toggleClass = (index) => {
+  const box = root.querySelectorAll("[data-show]")[index];
+  if (box) put(box, { checked: !box.checked });
+};
+
+const nextOf = (list, present) => list[(list.indexOf(present) + 1) % list.length];
+
+const nextStyle = () => {
+  const radios = [...root.querySelectorAll("[name=sv-style]")];
+  put(nextOf(radios, radios.find((radio) => radio.checked)), { checked: true });
+};
+
+const nextAttention = () => {
+  const select = find("[data-set=attention]");
+  put(select, { selectedIndex: (select.selectedIndex + 1) % select.options.length });
+};
+
+const setSplit = (share) => put(find("[data-set=split]"), { value: Math.round(share * 100) });
+
 const KEYS = {
   "+": () => actions.in(), "=": () => actions.in(), "-": () => actions.out(), 0: () => actions.fit(),
-  f: () => actions.full(),
+  f: () => actions.full(), w: () => actions.window(), o: nextStyle, a: nextAttention,
+  b: () => setSplit(settings.split > 0 ? 0 : 0.5),
+  1: () => toggleClass(0), 2: () => toggleClass(1), 3: () => toggleClass(2), 4: () => toggleClass(3),
   ArrowLeft: () => panBy(40, 0), ArrowRight: () => panBy(-40, 0), ArrowUp: () => panBy(0, 40), ArrowDown: () => panBy(0, -40),
 };
 
@@ -95,28 +127,49 @@ canvas.addEventListener("wheel", (event) => {
 canvas.addEventListener("dblclick", (event) => shown && (view.zoom > 1 ? actions.fit() : zoomBy(2.5, ...fromCentre(event))));
 
 const pointers = new Map();
+let gripped = null; // the pointer that drags the line of before and after
+
+const GRIP_PX = 16;
+const onSplit = ({ clientX }) => {
+  const { scale, x } = placement();
+  const line = x + shown.picture.width * settings.split * scale;
+  return settings.split > 0 && Math.abs(clientX - canvas.getBoundingClientRect().left - line) < GRIP_PX;
+};
 
 canvas.addEventListener("pointerdown", (event) => {
+  if (!shown) return;
+  readOut(event);
+  if (onSplit(event)) gripped = event.pointerId;
   pointers.set(event.pointerId, event);
-  if (event.pointerType !== "touch" || view.zoom > 1) canvas.setPointerCapture(event.pointerId);
+  if (gripped !== null || event.pointerType !== "touch" || view.zoom > 1) canvas.setPointerCapture(event.pointerId);
 });
 
 canvas.addEventListener("pointermove", (event) => {
   if (!shown) return;
   readOut(event);
+  canvas.style.cursor = onSplit(event) ? "ew-resize" : "";
   const before = pointers.get(event.pointerId);
   if (!before) return;
   const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
   pointers.set(event.pointerId, event);
+  if (gripped === event.pointerId) return setSplit(Math.max(0.01, Math.min(1, across(event))));
   if (other) {
     const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-    zoomBy(apart(event) / Math.max(1, apart(before)), ...fromCentre(event));
-  } else panBy(event.clientX - before.clientX, event.clientY - before.clientY);
+    return zoomBy(apart(event) / Math.max(1, apart(before)), ...fromCentre(event));
+  }
+  return panBy(event.clientX - before.clientX, event.clientY - before.clientY);
 });
+
+// How far across the picture a pointer is, 0 to 1.
+const across = ({ clientX }) => {
+  const { scale, x } = placement();
+  return (clientX - canvas.getBoundingClientRect().left - x) / scale / shown.picture.width;
+};
 
 for (const name of ["pointerup", "pointercancel", "pointerleave"]) {
   canvas.addEventListener(name, (event) => {
     pointers.delete(event.pointerId);
+    if (gripped === event.pointerId && name !== "pointerleave") gripped = null;
     if (name === "pointerleave") find(".sv-readout").textContent = "";
   });
 }
@@ -125,15 +178,15 @@ for (const name of ["pointerup", "pointercancel", "pointerleave"]) {
 const readOut = (event) => {
   const { scale, x, y } = placement();
   const box = canvas.getBoundingClientRect();
-  const across = (event.clientX - box.left - x) / scale / shown.picture.width;
+  const right = (event.clientX - box.left - x) / scale / shown.picture.width;
   const down = (event.clientY - box.top - y) / scale / shown.picture.height;
-  const inside = across >= 0 && across < 1 && down >= 0 && down < 1;
-  const at = (map) => map.values[Math.floor(down * map.height) * map.width + Math.floor(across * map.width)];
+  const inside = right >= 0 && right < 1 && down >= 0 && down < 1;
+  const at = (map) => map.values[Math.floor(down * map.height) * map.width + Math.floor(right * map.width)];
   const { width, height, spacing_mm: spacing } = shown.payload.picture;
   const place = spacing
-    ? `${(across * width * spacing[1]).toFixed(1)}, ${(down * height * spacing[0]).toFixed(1)} mm`
-    : `${Math.floor(across * width)}, ${Math.floor(down * height)} px`;
-  const chances = Object.entries(shown.maps).map(([name, map]) => `${name} ${(at(map) / 255).toFixed(2)}`);
+    ? `${(right * width * spacing[1]).toFixed(1)}, ${(down * height * spacing[0]).toFixed(1)} mm`
+    : `${Math.floor(right * width)}, ${Math.floor(down * height)} px`;
+  const chances = shown.refused ? [] : Object.entries(shown.maps).map(([name, map]) => `${name} ${(at(map) / 255).toFixed(2)}`);
   find(".sv-readout").textContent = inside ? [place, `grey ${at(shown.picture)}`, ...chances].join(" · ") : "";
 };
 

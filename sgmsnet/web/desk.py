@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,12 +119,18 @@ class Desk:
             if pipeline in asked:
                 raise EngineUnavailable(f"The engine {engine} has failed already.")
             asked.append(pipeline)
-            with self._running:
+            with self.turn():
                 return pipeline.predict(source, name=name, thresholds=thresholds)
 
         if engine not in ("auto", self.first):
             return ask(engine)
         return self._failover.answer([engine, *(one.name for one in self.engines if one.available)], ask)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until fewer than AT_ONCE others run an engine, and hold a place among them."""
+        with self._running:
+            yield
 
     def segment(self, source: Source, *, engine: str) -> dict[str, Any]:
         """An image -> the viewer's payload, or a payload that carries one sentence instead."""
@@ -144,6 +151,17 @@ class Desk:
                 return self.refuse(f"{source.name} could not be segmented; the server's log says why.")
             self.metrics.observe(shown["record"])
             return shown
+
+    def again(self, source: Source, *, engine: str, thresholds: Mapping[str, float]) -> dict[str, Any]:
+        """Exact masks and record of an image at other thresholds, for downloads, or one sentence instead."""
+        try:
+            path, _ = self.find(source)
+            return payload.exact(self.predict(path, name=source.name, engine=engine, thresholds=thresholds))
+        except (imaging.UnreadableImageError, EngineUnavailable, EngineError, ValueError) as error:
+            return self.refuse(str(error))
+        except Exception:  # the outermost edge, as above
+            log.exception("measuring at other thresholds failed")
+            return self.refuse(f"{source.name} could not be measured again; the server's log says why.")
 
     def find(self, source: Source) -> tuple[Path, str]:
         """The file of a source and whom it is from; raises UnreadableImageError where there is none any more."""

@@ -6,9 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from sgmsnet.web import downloads
 from sgmsnet.web.desk import AT_ONCE, Desk, Source
 
 NO_FILE = "Choose an X-ray first."
+NO_THRESHOLDS = "The thresholds could not be read."
 
 
 def connect(
@@ -18,9 +20,10 @@ def connect(
     strip: gr.HTML,
     engine: gr.Dropdown,
     viewer: gr.HTML,
+    exact: gr.HTML,
     source: gr.State,
 ) -> None:
-    """Bind upload, examples and engine picker to the viewer.
+    """Bind upload, examples and engine picker to the viewer, and its downloads at other thresholds to `exact`.
 
     `source` stays on the server and remembers what is shown, so that another engine can run on it.
     """
@@ -40,9 +43,27 @@ def connect(
     def again(kept: Source | None, engine: str) -> dict[str, Any] | Any:
         return gr.skip() if kept is None else desk.segment(kept, engine=engine)
 
+    def at_thresholds(event: gr.EventData, kept: Source | None) -> dict[str, Any]:
+        if kept is None:
+            return desk.refuse(NO_FILE)
+        try:
+            engine = str(event._data["engine"])
+            thresholds = {str(name): float(value) for name, value in event._data["thresholds"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError):  # not sent by our own viewer
+            return desk.refuse(NO_THRESHOLDS)
+        kind = event._data.get("kind")
+        if kind is None:
+            answer = desk.again(kept, engine=engine, thresholds=thresholds)
+        else:
+            answer = downloads.make(desk, kept, kind=str(kind), engine=engine, thresholds=thresholds)
+        return {**answer, "ticket": event._data.get("ticket")}
+
     model = {"concurrency_limit": AT_ONCE, "concurrency_id": "model", "show_progress_on": viewer}
     upload.upload(segment, [upload, engine], viewer, api_name="segment", **model).then(
         keep, upload, [source, upload], api_visibility="private", show_progress="hidden"
     )
     strip.click(example, engine, [viewer, source], api_visibility="private", **model)
+    viewer.download(
+        at_thresholds, source, exact, trigger_mode="multiple", api_visibility="private", show_progress="hidden"
+    )
     engine.input(again, [source, engine], viewer, api_visibility="private", **model)

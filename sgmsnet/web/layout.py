@@ -8,8 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from sgmsnet import imaging
-from sgmsnet.web import handlers
+from sgmsnet.web import batch_panel, compare_panel, doors, handlers, truth_panel
 from sgmsnet.web.desk import Availability, Desk, Example
 
 TITLE = "SGMSNet: chest X-ray segmentation"
@@ -59,6 +58,7 @@ def build(desk: Desk) -> gr.Blocks:
                 strip = _strip(list(desk.examples.values()))
             with gr.Column(elem_id="sg-result"):
                 viewer = _viewer()
+                tools = gr.Column(elem_id="sg-tools")
             with gr.Column(elem_id="sg-more"):
                 engine = gr.Dropdown(
                     engine_choices(desk.engines), value=desk.first, label="Engine", elem_id="sg-engine"
@@ -68,12 +68,19 @@ def build(desk: Desk) -> gr.Blocks:
                 with gr.Accordion("About and limits", open=False):
                     gr.HTML(_ABOUT)
         source = gr.State(None)
+        exact = gr.HTML(None, js_on_load=_read("exact.js"), visible="hidden")
+        chosen = gr.JSON(visible="hidden")
+        with tools:
+            compare_panel.build(desk, source=source)
+            truth_panel.build(desk, source=source, engine=engine, chosen=chosen)
+            batch_panel.build(desk, engine=engine)
         handlers.connect(
             desk,
             upload=upload,
             strip=strip,
             engine=engine,
             viewer=viewer,
+            exact=exact,
             source=source,
         )
     return page.queue(max_size=WAITING_AT_MOST)
@@ -88,7 +95,7 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "footer_links": [],
-        "max_file_size": imaging.MAX_BYTES,
+        "max_file_size": doors.BATCH_BYTES,  # for a zip; a larger image than may be is refused by its reader
     }
 
 

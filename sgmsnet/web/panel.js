@@ -22,6 +22,11 @@ const definition = (term, text, title = "") => {
   return [make("dt", "", term), value];
 };
 
+const span = (low, high) => {
+  const digits = high < 0.0995 ? 1 : 0;
+  return `${(low * 100).toFixed(digits)} to ${(high * 100).toFixed(digits)} %`;
+};
+
 const barRow = (label, fraction, text, className) => {
   const row = make("div", `sv-row ${className}`);
   const track = make("i", "sv-track");
@@ -32,22 +37,36 @@ const barRow = (label, fraction, text, className) => {
   return row;
 };
 
-// measured: {areas_px, areas_mm2, share, sides, outside_px}; approximate when a threshold is not the model's.
+// A lung's share with the interval it lies in, as a thin line on the bar and in words, where one is known.
+const shareRow = (label, share, interval) => {
+  const row = barRow(label, share ?? 0, percent(share), "sv-share");
+  if (!interval) return row;
+  const [low, high] = interval;
+  const whisker = make("u");
+  whisker.style.left = `${low * 100}%`;
+  whisker.style.width = `${(high - low) * 100}%`;
+  row.querySelector(".sv-track").append(whisker);
+  row.append(make("span", "sv-interval", span(low, high)));
+  return row;
+};
+
+// measured: {areas_px, areas_mm2, share, interval, sides, outside_px}; approximate when a threshold is not the model's.
 const showMeasures = (root, measured, approximate) => {
   const find = (name) => root.querySelector(name);
-  const { share } = measured;
+  const { share, interval } = measured;
   root.dataset.approximate = approximate;
   find(".sv-total").replaceChildren(make("strong", "", percent(share.both)), make("span", "", "of both lungs"));
+  find(".sv-between").textContent = interval?.both ? `95 % interval ${span(...interval.both)}` : "";
   find(".sv-shares").replaceChildren(
     ...(measured.sides
       ? [
-          barRow("Right lung", share.right ?? 0, percent(share.right), "sv-share"),
-          barRow("Left lung", share.left ?? 0, percent(share.left), "sv-share"),
+          shareRow("Right lung", share.right, interval?.right),
+          shareRow("Left lung", share.left, interval?.left),
         ]
       : []),
   );
   find(".sv-note").textContent = measured.sides
-    ? "Right and left as seen by the patient: the right lung is on the image's left."
+    ? "The patient's right lung is on the image's left."
     : "Right and left lung cannot be told apart in this image.";
   const rows = Object.entries(measured.areas_px).flatMap(([name, area]) =>
     definition(titled(name), areaText(area, measured.areas_mm2?.[name])),
@@ -59,8 +78,23 @@ const showMeasures = (root, measured, approximate) => {
 const areaText = (pixels, mm2) =>
   `${Math.round(pixels).toLocaleString("en")} px` + (mm2 === undefined || mm2 === null ? "" : `, ${squareCentimetres(mm2)}`);
 
-const showTimes = (root, timings) => {
-  const rows = Object.entries(timings).filter(([, value]) => value !== null);
+const FAMILIAR = {
+  true: "Looks like a frontal chest X-ray.",
+  false: "Does not look like a frontal chest X-ray: these figures mean nothing.",
+  null: "Whether this is a frontal chest X-ray was not checked.",
+};
+
+const showFamiliarity = (root, { familiar, familiarity }) => {
+  const line = root.querySelector(".sv-familiar");
+  line.dataset.familiar = familiar ?? "unknown";
+  line.textContent = FAMILIAR[familiar ?? "null"];
+  line.title = typeof familiarity === "number" ? `Familiarity ${familiarity.toFixed(2)}` : "";
+};
+
+const seen = {}; // times by stage of the images of this tab, by engine
+
+const showTimes = (root, { engine, timings_ms }) => {
+  const rows = Object.entries(timings_ms).filter(([, value]) => value !== null);
   const sum = rows.reduce((total, [, value]) => total + value, 0);
   root.querySelector(".sv-sum").textContent = milliseconds(sum);
   const longest = Math.max(...rows.map(([, value]) => value));
@@ -69,6 +103,31 @@ const showTimes = (root, timings) => {
     .replaceChildren(
       ...rows.map(([stage, value]) => barRow(STAGES[stage] ?? stage, value / longest, milliseconds(value), "sv-time")),
     );
+  const kept = (seen[engine] ??= []);
+  kept.push({ ...Object.fromEntries(rows), total: sum });
+  showHistory(root.querySelector(".sv-history"), kept.slice(-200));
+};
+
+// Linear between the sorted values, as NumPy does by default.
+const percentile = (values, share) => {
+  const sorted = [...values].sort((a, b) => a - b);
+  const place = (sorted.length - 1) * share;
+  const low = Math.floor(place);
+  return sorted[low] + (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]) * (place - low);
+};
+
+const showHistory = (box, kept) => {
+  box.hidden = kept.length < 2;
+  box.querySelector("summary").textContent = `p50 and p95 of ${kept.length} images`;
+  const line = ([stage, title]) => {
+    const values = kept.map((one) => one[stage]).filter((value) => value !== undefined);
+    const row = make("tr");
+    const head = Object.assign(make("th", "", title), { scope: "row" });
+    row.append(head, ...[0.5, 0.95].map((share) => make("td", "", milliseconds(percentile(values, share)))));
+    return row;
+  };
+  const stages = [...Object.entries(STAGES), ["total", "Total"]].filter(([stage]) => kept.some((one) => stage in one));
+  box.querySelector("tbody").replaceChildren(...stages.map(line));
 };
 
 const showModel = (root, record) => {
@@ -97,19 +156,4 @@ const blobOf = (uri) => {
   const [head, body] = uri.split(",");
   const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
   return new Blob([bytes], { type: head.slice(5, head.indexOf(";")) });
-};
-
-// The mask at another threshold than the model's, at the image's own size, from the enlarged probability map.
-const maskBlob = async (map, threshold, width, height) => {
-  const small = paintTable(map, rampTable([[0, 0, 0], [255, 255, 255]]));
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d");
-  context.drawImage(small, 0, 0, width, height);
-  const pixels = context.getImageData(0, 0, width, height);
-  const words = new Uint32Array(pixels.data.buffer);
-  const white = packColour(255, 255, 255);
-  const black = packColour(0, 0, 0);
-  for (let i = 0; i < words.length; i += 1) words[i] = (words[i] & 255) > threshold * 255 ? white : black;
-  context.putImageData(pixels, 0, 0);
-  return canvas.convertToBlob({ type: "image/png" });
 };

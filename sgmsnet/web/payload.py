@@ -50,6 +50,12 @@ def from_prediction(prediction: Prediction, *, attribution: str = "") -> dict[st
     return payload
 
 
+def exact(prediction: Prediction) -> dict[str, Any]:
+    """Masks by class as data-URIs and the record, at the image's own size and the prediction's thresholds."""
+    masks = {name: _png_uri(mask_png(mask)) for name, mask in prediction.masks.items()}
+    return {"run": uuid4().hex, "error": None, "masks": masks, "record": prediction.record()}
+
+
 def from_error(sentence: str) -> dict[str, Any]:
     """What the viewer shows where the result would be."""
     return {"run": uuid4().hex, "error": sentence}
@@ -123,7 +129,7 @@ def _class(prediction: Prediction, index: int) -> dict[str, Any]:
         "colour": list(overlay.colour_of(name, index)),
         "threshold": float(prediction.thresholds[name]),
         "probability": _grey_uri(_probability(prediction, index)),
-        "mask": f"data:image/png;base64,{base64.b64encode(mask_png(mask)).decode('ascii')}",
+        "mask": _png_uri(mask_png(mask)),
     }
 
 
@@ -176,6 +182,15 @@ def describe(name: str) -> tuple[str, str]:
             "Bright: the region was matched to a few learned memory slots; dark: the match was spread over many.",
         )
     return name, "A map from inside the network; bright means a higher value."
+
+
+def jpeg_uri(picture: Image.Image) -> str:
+    """A picture as a data-URI."""
+    return _uri(picture, "jpeg", quality=92)
+
+
+def _png_uri(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _grey_uri(plane: np.ndarray) -> str:

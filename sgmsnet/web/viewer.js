@@ -6,6 +6,7 @@ const root = element.querySelector(".sv");
 const find = (selector) => root.querySelector(selector);
 const canvas = find(".sv-canvas");
 const context = canvas.getContext("2d");
+const PATIENCE_MS = 30000;
 const OPACITY = { outline: 1, fill: 0.4, heat: 0.75 }; // each style remembers its own
 const settings = { style: "outline", split: 0, strength: 0.55, attention: "", hidden: new Set() };
 const view = { zoom: 1, x: 0, y: 0 };
@@ -37,6 +38,7 @@ const show = async () => {
     attention: byName(payload.attention, attention),
     thresholds: Object.fromEntries(payload.classes.map((item) => [item.name, item.threshold])),
     window: [...payload.picture.window],
+    refused: payload.record.familiar === false,
     painted: {},
   };
   fillIn(payload);
@@ -53,12 +55,13 @@ const fillIn = (payload) => {
   find(".sv-facts").textContent = `${picture.width} × ${picture.height}, ${picture.format}${depth}`;
   find(".sv-credit").textContent = payload.attribution ? `Image: ${payload.attribution}` : "";
   root.dataset.sides = payload.divider !== null;
-  root.dataset.unfamiliar = record.familiar === false;
+  root.dataset.refused = shown.refused;
   classControls(payload.classes);
   attentionChoices(payload.attention);
   windowControls();
   downloadButtons(payload);
-  showTimes(root, record.timings_ms);
+  showFamiliarity(root, record);
+  showTimes(root, record);
   showModel(root, record);
   measure();
 };
@@ -114,16 +117,19 @@ const downloadButtons = (payload) => {
   const stem = payload.name.replace(/\.[^.]+$/, "");
   const button = (label, action) => {
     const made = Object.assign(make("button", "sv-download", label), { type: "button" });
-    made.addEventListener("click", action);
+    made.addEventListener("click", async () => {
+      find(".sv-problem").textContent = "";
+      made.setAttribute("aria-busy", true);
+      await action().catch((sentence) => { find(".sv-problem").textContent = sentence; });
+      made.removeAttribute("aria-busy");
+    });
     return made;
   };
-  const { width, height } = payload.picture;
-  const masks = payload.classes.map((item) =>
-    button(`${titled(item.name)} mask (PNG)`, async () => {
-      const threshold = shown.thresholds[item.name];
-      if (threshold === item.threshold) return save(blobOf(item.mask), `${stem}_${item.name}.png`);
-      const blob = await maskBlob(shown.maps[item.name], threshold, width, height);
-      return save(blob, `${stem}_${item.name}_at_${plain(threshold)}.png`);
+  const masks = payload.classes.map(({ name, threshold }) =>
+    button(`${titled(name)} mask (PNG)`, async () => {
+      const chosen = shown.thresholds[name];
+      const { masks: uris } = await atThresholds();
+      save(blobOf(uris[name]), `${stem}_${name}${chosen === threshold ? "" : `_at_${plain(chosen)}`}.png`);
     }),
   );
   const overlay = button("Overlay (PNG)", async () => {
@@ -131,11 +137,55 @@ const downloadButtons = (payload) => {
     paint(sheet.getContext("2d"), { scale: 1, x: 0, y: 0 });
     save(await sheet.convertToBlob({ type: "image/png" }), `${stem}_overlay.png`);
   });
-  const record = button("Record (JSON)", () =>
-    save(new Blob([JSON.stringify(payload.record, null, 2)], { type: "application/json" }), `${stem}.json`),
-  );
-  find(".sv-downloads").replaceChildren(...masks, overlay, record);
+  const record = button("Record (JSON)", async () => {
+    const text = JSON.stringify((await atThresholds()).record, null, 2);
+    save(new Blob([text], { type: "application/json" }), `${stem}.json`);
+  });
+  find(".sv-problem").textContent = "";
+  const made = (label, kind) => button(label, async () => {
+    const { name, type, data } = (await askServer(kind)).file;
+    save(blobOf(`data:${type};base64,${data}`), name);
+  });
+  const others = [made("Report (HTML)", "report")];
+  if (payload.picture.format === "DICOM") others.push(made("Segmentation (DICOM SEG)", "seg"));
+  find(".sv-downloads").replaceChildren(...masks, overlay, record, ...others);
 };
+
+// Masks and record at the thresholds that are set. At the model's own they are here; at others the server measures again,
+// once, because the small maps of the browser would give masks with coarse borders.
+const atThresholds = () => {
+  const { payload } = shown;
+  if (!changed()) {
+    const masks = Object.fromEntries(payload.classes.map(({ name, mask }) => [name, mask]));
+    return Promise.resolve({ masks, record: payload.record });
+  }
+  const tag = JSON.stringify(shown.thresholds);
+  if (shown.exact?.tag !== tag) shown.exact = { tag, answer: askServer() };
+  const asked = shown;
+  return asked.exact.answer.catch((sentence) => {
+    asked.exact = null; // the next click asks again
+    throw sentence;
+  });
+};
+
+// Without a kind: masks and record. "report" and "seg" are files that only the server can make.
+const askServer = (kind = null) =>
+  new Promise((done, fail) => {
+    const ticket = crypto.getRandomValues(new Uint32Array(2)).join("-");
+    const stop = new AbortController();
+    const late = setTimeout(() => settle(() => fail("The server did not answer; please try again.")), PATIENCE_MS);
+    const settle = (how) => {
+      clearTimeout(late);
+      stop.abort();
+      how();
+    };
+    const answered = ({ detail }) => {
+      if (detail?.ticket !== ticket) return; // the answer to another question
+      settle(() => (detail.error ? fail(detail.error) : done(detail)));
+    };
+    document.addEventListener("sgmsnet-exact", answered, { signal: stop.signal });
+    trigger("download", { ticket, kind, thresholds: shown.thresholds, engine: shown.payload.record.engine });
+  });
 
 // ---- measuring ----
 
@@ -144,9 +194,10 @@ const changed = () => shown.payload.classes.some(({ name, threshold }) => shown.
 const measure = () => {
   const { record, divider, picture } = shown.payload;
   const sides = divider !== null;
+  root.dataset.thresholds = JSON.stringify(shown.thresholds); // where other panels find them
   if (!changed()) {
-    const { areas_px, areas_mm2, infected_share, infection_outside_lungs_px } = record;
-    const exact = { areas_px, areas_mm2, share: infected_share, sides, outside_px: infection_outside_lungs_px };
+    const { areas_px, areas_mm2, infected_share: share, infected_share_interval: interval } = record;
+    const exact = { areas_px, areas_mm2, share, interval, sides, outside_px: record.infection_outside_lungs_px };
     showMeasures(root, exact, false);
   } else {
     const { areas, share } = measureMaps(shown.maps, shown.thresholds, divider);
@@ -161,6 +212,7 @@ const measure = () => {
 };
 
 const describePicture = () => {
+  if (shown.refused) return `${shown.payload.name}: this does not look like a frontal chest X-ray. No result is shown.`;
   const visible = shown.payload.classes.map(({ name }) => name).filter((name) => !settings.hidden.has(name));
   const what = visible.length ? `with ${settings.style} of ${visible.join(" and ")}` : "without overlay";
   return `X-ray ${shown.payload.name} ${what}. Infected share: ${find(".sv-total").textContent}.`;
