@@ -16,6 +16,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 QATA_TRAIN_IMAGES = 5716
 """Images of Kaggle's `Train Set`, in order of their names, that train; the 1,429 after them validate (LViT, SGSeg)."""
 HELD_OUT_PERCENT = 20
+ADULT_COLLECTIONS = ("am", "coh")
+"""Collections (column `source` of sources.csv) whose images are of adults also where no age is given."""
 
 
 class DatasetError(ValueError):
@@ -35,7 +37,10 @@ class SourceConfig:
     include: str = ""
     """Regular expression that a stem must contain to be used."""
     adults: bool | None = None
-    """True: only grown-ups (18 years or more), False: only children, by the ages of sources.csv; None: everybody."""
+    """True: only grown-ups (18 years or more), False: only children, by sources.csv; None: everybody, of any age.
+
+    Whose age is not known, and whose collection is not known to be of adults, is neither.
+    """
     weight: float = 1.0
     """Share of an epoch's samples that come from here, relative to the other sources."""
 
@@ -92,14 +97,18 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
         wanted = re.compile(source.include)
     except re.error as error:
         raise DatasetError(f"source {source.path}: include is no regular expression ({error})") from None
-    ages = _ages(folder) if source.adults is not None else {}
+    people = _people(folder)
+    if source.adults is not None and not any(person.grown_up is not None for person in people.values()):
+        raise DatasetError(f"{folder}: sources.csv with the columns stem and age is needed to tell ages")
+    unknown = Person(patient="", grown_up=None)
     samples = []
     for image, masks in _pairs(folder, source.masks, split):
-        if not wanted.search(image.stem) or (source.adults is not None and ages.get(image.stem) != source.adults):
+        person = people.get(image.stem, unknown)
+        if not wanted.search(image.stem) or (source.adults is not None and person.grown_up is not source.adults):
             continue
         empty = frozenset(source.empty) - set(masks)
         if masks or empty:
-            samples.append(Sample(image=image, masks=masks, empty=empty, group=_group(image.stem)))
+            samples.append(Sample(image=image, masks=masks, empty=empty, group=person.patient or _group(image.stem)))
     if not samples:
         raise DatasetError(f"{folder}: found no labelled image for the {split} part")
     return samples
@@ -165,16 +174,26 @@ def _group(stem: str) -> str:
     return patient.group() if patient else stem
 
 
-def _ages(folder: Path) -> dict[str, bool]:
-    """Stem -> is a grown-up, for the rows of sources.csv whose age is known or whose collection is of adults."""
-    try:
-        with (folder / "sources.csv").open(newline="", encoding="utf-8") as table:
-            return {row["stem"]: _is_adult(row["age"]) for row in csv.DictReader(table)}
-    except (OSError, KeyError):
-        raise DatasetError(f"{folder}: sources.csv with the columns stem and age is needed to tell ages") from None
+@dataclass(frozen=True)
+class Person:
+    """Whose image it is, as far as sources.csv tells: "" and None where it does not."""
+
+    patient: str
+    grown_up: bool | None
 
 
-def _is_adult(age: str) -> bool:
-    # Ages read "55", "1-5 years" or nothing; the collections without ages (am, coh) are of adults, says their README.
-    years = re.match(r"\d+", age)
-    return years is None or int(years.group()) >= 18
+def _people(folder: Path) -> dict[str, Person]:
+    """Stem -> person, from the nearest sources.csv: of the data set, or of a folder that it lies in."""
+    for place in (folder, *folder.parents[:2]):
+        try:
+            with (place / "sources.csv").open(newline="", encoding="utf-8") as file:
+                return {row.get("stem", ""): _person(row) for row in csv.DictReader(file)}
+        except (OSError, UnicodeDecodeError):
+            continue
+    return {}
+
+
+def _person(row: Mapping[str, str]) -> Person:
+    years = re.match(r"\d+", row.get("age") or "")  # "55", "1-5 years" or nothing
+    grown_up = int(years.group()) >= 18 if years else True if row.get("source") in ADULT_COLLECTIONS else None
+    return Person(row.get("patient") or "", grown_up)

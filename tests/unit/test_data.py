@@ -153,6 +153,38 @@ def test_images_of_a_patient_are_one_group(tmp_path: Path) -> None:
     assert [groups[name] for name in names] == ["sub-s03", "sub-s03", "sub-s04", "covid_1"]
 
 
+def test_patients_and_ages_are_those_of_the_nearest_sources_csv(tmp_path: Path) -> None:
+    names = [f"{name}.png" for name in ("a", "b", "c", "d", "e", "sub-s01_run-1")]
+    write(tmp_path / "set" / "images", *names)
+    write(tmp_path / "set" / "masks", *names)
+    lines = ["stem,source,patient,age", "a,nih,p1,40", "b,nih,p1,17", "c,nih,p2,", "d,am,p3,", "e,ped,,1-5 years"]
+    (tmp_path / "sources.csv").write_text("\n".join(lines), encoding="utf-8")
+    groups = {s.image.stem: s.group for s in find_samples(LUNGS, root=tmp_path)}
+    assert groups == {"a": "p1", "b": "p1", "c": "p2", "d": "p3", "e": "e", "sub-s01_run-1": "sub-s01"}
+    by_age = {
+        adults: stems(find_samples(SourceConfig(path="set", masks={"lungs": "masks"}, adults=adults), root=tmp_path))
+        for adults in (True, False)
+    }
+    assert by_age == {True: ["a", "d"], False: ["b", "e"]}, "c is of nobody knows what age"
+    (tmp_path / "set" / "sources.csv").write_text("stem,patient\na,q9\n", encoding="utf-8")
+    assert find_samples(LUNGS, root=tmp_path)[0].group == "q9"
+
+
+@pytest.mark.parametrize("name", ["lungs", "infection", "healthy"])
+def test_nobody_is_in_both_parts_and_some_are_there_more_than_once(name: str) -> None:
+    root = data_dir()
+    train, val = (find_samples(KNOWN_SOURCES[name], split=split, root=root) for split in ("train", "val"))
+    patients = {sample.group for sample in train}
+    assert patients.isdisjoint(sample.group for sample in val)
+    assert len(patients) < len(train)
+
+
+def test_healthy_adults_are_as_many_persons_as_the_readme_says() -> None:
+    source = SourceConfig(path="healthy", empty=("infection",), adults=True)
+    parts = (find_samples(source, split=split, root=data_dir()) for split in ("train", "val"))
+    assert [len({sample.group for sample in part}) for part in parts] == [119, 31]
+
+
 @pytest.mark.parametrize(
     ("name", "train", "val"),
     [("qata", 5601, 1429), ("infection", 65, 14), ("lungs", 293, 53), ("healthy", 413, 89)],
