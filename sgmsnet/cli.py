@@ -24,6 +24,9 @@ COMMANDS = {
     "predict": Command("sgmsnet.commands.predict", "write masks, overlays and measurements for X-ray images"),
     "doctor": Command("sgmsnet.commands.doctor", "say which engines work on this machine, and why others do not"),
     "train": Command("sgmsnet.commands.train", "train a network from a YAML recipe"),
+    "calibrate": Command(
+        "sgmsnet.commands.calibrate", "fit thresholds, temperature, familiarity and share interval of a release"
+    ),
     "evaluate": Command("sgmsnet.commands.evaluate", "measure a model on images with masks"),
 }
 

@@ -26,7 +26,7 @@ MISSED = 0.05
 
 @dataclass(frozen=True)
 class Cuts:
-    """Calibrated logits (logit / temperature): the low end counts pixels above `strict`, the high end above `lax`."""
+    """In logits: the low end counts pixels above `strict`, the high end those above `lax`."""
 
     strict: float
     lax: float
@@ -58,7 +58,7 @@ def share_interval(
 ) -> dict[str, Interval | None]:
     """95 % interval of the infected share of the patient's left lung, right lung and both.
 
-    infection float32 (h, w) calibrated logits, lungs bool (h, w), image_left bool (h, w): the patient's right side,
+    infection float32 (h, w) logits, lungs bool (h, w), image_left bool (h, w): the patient's right side,
     None where the sides are unknown; all on one grid of any resolution. None where there is no lung.
     """
     chosen = infection[lungs]

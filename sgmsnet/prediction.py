@@ -17,7 +17,16 @@ from sgmsnet.imaging import Geometry, Radiograph
 from sgmsnet.interval import SHARES, Interval, ShareCuts, share_interval
 from sgmsnet.measurements import INFECTION, LUNGS, Measurements, find_divider, measure
 
-__all__ = ["STAGES", "Failure", "Familiarity", "Prediction", "check_thresholds", "failure_record", "logit_cut"]
+__all__ = [
+    "STAGES",
+    "Failure",
+    "Familiarity",
+    "Prediction",
+    "check_thresholds",
+    "failure_record",
+    "logit_cut",
+    "withhold_unfamiliar",
+]
 
 STAGES = ("decode", "prepare", "run", "postprocess", "encode")
 
@@ -101,7 +110,7 @@ class Prediction:
         if LUNGS not in self.classes:
             return None
         g = self.geometry
-        lungs = self._on_the_grid(LUNGS) > self._cut(LUNGS)
+        lungs = self.on_the_grid(LUNGS) > self.cut(LUNGS)
         return find_divider(lungs, height=g.image_height, width=g.image_width)
 
     @cached_property
@@ -117,13 +126,9 @@ class Prediction:
         """
         if self.share_cuts is None or not {LUNGS, INFECTION} <= set(self.classes):
             return dict.fromkeys(SHARES)
-        lungs = self._on_the_grid(LUNGS) > self._cut(LUNGS)
-        return share_interval(
-            self._on_the_grid(INFECTION) / np.float32(self.temperature[INFECTION]),
-            lungs,
-            image_left=self._image_left(lungs.shape),
-            cuts=self.share_cuts,
-        )
+        lungs = self.on_the_grid(LUNGS) > self.cut(LUNGS)
+        image_left = self.image_left(lungs.shape)
+        return share_interval(self.on_the_grid(INFECTION), lungs, image_left=image_left, cuts=self.share_cuts)
 
     def probability(self, name: str) -> np.ndarray:
         """float32 (H, W) in [0, 1] of one class, at the image's own size; ValueError for an unknown class."""
@@ -162,24 +167,11 @@ class Prediction:
             "error": None,
         }
 
-    def _mask(self, name: str) -> np.ndarray:
-        # Compared as logits, which spares an exponential for every pixel of a large image.
-        cut = self._cut(name)
-        if self.logits[self.classes.index(name)].max() <= cut:
-            # Between values that do not pass, none does: a healthy chest costs no resizing.
-            return np.zeros((self.geometry.image_height, self.geometry.image_width), np.bool_)
-        mask: np.ndarray = self._restored_logits(name) > cut
-        return mask
-
-    def _restored_logits(self, name: str) -> np.ndarray:
-        """float32 (H, W): resized before temperature, sigmoid and threshold, so that borders stay sharp."""
-        return self.geometry.restore(self.logits[self.classes.index(name)])
-
-    def _on_the_grid(self, name: str) -> np.ndarray:
+    def on_the_grid(self, name: str) -> np.ndarray:
         """float32 (h, w): logits on the model's grid without the padding."""
         return self.geometry.inside(self.logits[self.classes.index(name)])
 
-    def _image_left(self, shape: tuple[int, ...]) -> np.ndarray | None:
+    def image_left(self, shape: tuple[int, ...]) -> np.ndarray | None:
         """Bool (h, w) on the model's grid: the patient's right side; None where the sides are unknown."""
         if self.divider is None:
             return None
@@ -189,8 +181,22 @@ class Prediction:
         image_left: np.ndarray = np.arange(columns) < divider[:, None]
         return image_left
 
-    def _cut(self, name: str) -> float:
+    def cut(self, name: str) -> float:
+        """The logit above which a pixel belongs to a class."""
         return logit_cut(self.thresholds[name], self.temperature[name])
+
+    def _mask(self, name: str) -> np.ndarray:
+        # Compared as logits, which spares an exponential for every pixel of a large image.
+        cut = self.cut(name)
+        if self.logits[self.classes.index(name)].max() <= cut:
+            # Between values that do not pass, none does: a healthy chest costs no resizing.
+            return np.zeros((self.geometry.image_height, self.geometry.image_width), np.bool_)
+        mask: np.ndarray = self._restored_logits(name) > cut
+        return mask
+
+    def _restored_logits(self, name: str) -> np.ndarray:
+        """float32 (H, W): resized before temperature, sigmoid and threshold, so that borders stay sharp."""
+        return self.geometry.restore(self.logits[self.classes.index(name)])
 
 
 def logit_cut(threshold: float, temperature: float) -> float:

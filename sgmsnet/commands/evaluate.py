@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ages.add_argument("--children", action="store_true", help="only children, by the ages in sources.csv")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only every k-th image, N of them")
     parser.add_argument("--batch", type=_positive, default=8, help="images that are run together")
+    parser.add_argument("--flip", action="store_true", help="run mirror images too and take the mean; twice the time")
     parser.add_argument("--fast", action="store_true", help="leave out HD95 and NSD")
     parser.add_argument(
         "--sweep",
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         samples = samples_of(args.dataset, split=args.split, source=_source(args))
         if args.limit:
             samples = samples[:: max(len(samples) // args.limit, 1)][: args.limit]
-        pipeline = sgmsnet.load(args.model, engine=args.engine, precision=args.precision)
+        pipeline = sgmsnet.load(args.model, engine=args.engine, precision=args.precision, flip=args.flip)
         evaluation = evaluate(
             pipeline, samples, batch_size=args.batch, distances=not args.fast, progress=_progress(len(samples))
         )

@@ -25,7 +25,7 @@ from sgmsnet.commands import CommandError
 from sgmsnet.commands.inputs import collect, output_names
 from sgmsnet.dicom_seg import SegmentationError, write_segmentation
 from sgmsnet.pipeline import Pipeline
-from sgmsnet.prediction import Failure, Prediction, check_thresholds
+from sgmsnet.prediction import Failure, Prediction, check_thresholds, withhold_unfamiliar
 
 KINDS = ("masks", "overlay", "attention", "report", "seg")
 RECORDS = "predictions.jsonl"
@@ -93,6 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="copy the patient's fields of a DICOM file into its segmentation (default: they stay empty)",
     )
+    add(
+        "--strict",
+        action="store_true",
+        help="withhold masks of what does not look like a frontal chest X-ray; it counts as failed",
+    )
+    add("--flip", action="store_true", help="run the mirror image too and take the mean; twice the time")
     add("--batch-size", type=int, default=8, metavar="N", help="images run at once, at most (default: 8)")
 
 
@@ -102,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     Raises CommandError for bad options, before any image is read, and for an output that cannot be written.
     """
     kinds = _kinds(args.write)
-    thresholds = _thresholds(args.threshold)
+    thresholds = parse_thresholds(args.threshold)
     if args.batch_size < 1:
         raise CommandError(f"--batch-size must be at least 1, not {args.batch_size}.")
     jobs = _jobs(args.inputs, args.output)
@@ -114,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
         outcomes = pipeline.predict_many(
             [job.source for job in jobs], batch_size=args.batch_size, thresholds=thresholds
         )
+        if args.strict:
+            outcomes = map(withhold_unfamiliar, outcomes)
         with (args.output / RECORDS).open("w", encoding="utf-8") as records:
             results = Results(args.output, kinds, keep_identity=args.keep_identity)
             failures = _write_all(jobs, outcomes, records, results)
@@ -150,7 +158,8 @@ def _kinds(text: str) -> frozenset[str]:
     return kinds
 
 
-def _thresholds(options: list[str]) -> dict[str, float]:
+def parse_thresholds(options: list[str]) -> dict[str, float]:
+    """CLASS=T options -> probabilities by class; raises CommandError."""
     thresholds = {}
     for option in options:
         name, _, number = option.partition("=")
@@ -176,7 +185,7 @@ def _open(args: argparse.Namespace) -> Pipeline:
     if args.engine not in ("auto", *select.ENGINES):
         raise CommandError(f"There is no engine {args.engine!r}; choose auto, {', '.join(select.ENGINES)}.")
     try:
-        return sgmsnet.load(args.model, engine=args.engine, precision=args.precision)
+        return sgmsnet.load(args.model, engine=args.engine, precision=args.precision, flip=args.flip)
     except (WeightsError, EngineUnavailable) as error:
         raise CommandError(str(error)) from error
 

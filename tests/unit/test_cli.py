@@ -25,6 +25,7 @@ from sgmsnet.cli import main
 from sgmsnet.commands import doctor
 from sgmsnet.commands.inputs import collect, output_names
 from sgmsnet.pipeline import Pipeline
+from sgmsnet.prediction import Familiarity
 from tests.fakes import LUNG, SICK, FakeEngine, draw_xray
 from tests.needs import ROOT, data_dir
 
@@ -36,12 +37,13 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """What `sgmsnet.load` opens in this test."""
     fake = FakeEngine(refuse=99)
 
-    def load(model: str, *, engine: str = "auto", precision: str | None = None) -> Pipeline:
+    def load(model: str, *, engine: str = "auto", precision: str | None = None, flip: bool = False) -> Pipeline:
         if model == "none":
             raise WeightsError("none: there is no weights file none.safetensors")
         if precision == "int8":
             raise EngineUnavailable("onnxruntime: there is no int8 graph")
-        return Pipeline(fake, thresholds={"lungs": 0.5, "infection": 0.5}, temperature={})
+        dark = {"familiarity": lambda embedding, lungs: Familiarity(0.25, False)} if model == "unfamiliar" else {}
+        return Pipeline(fake, thresholds={"lungs": 0.5, "infection": 0.5}, temperature={}, flip=flip, **dark)
 
     monkeypatch.setattr(sgmsnet, "load", load)
     return fake
@@ -90,6 +92,34 @@ def test_predict_writes_masks_overlay_and_a_record(engine: FakeEngine, xray: Pat
     assert record["areas_px"]["infection"] == (pixels == SICK).sum()
     assert record["timings_ms"]["encode"] > 0
     assert engine.closed
+
+
+def test_unfamiliar_images_get_masks_and_say_so_unless_strict(
+    engine: FakeEngine, xray: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loose, strict = tmp_path / "loose", tmp_path / "strict"
+    assert main(["predict", str(xray), "--output", str(loose), "--model", "unfamiliar"]) == 0
+    (record,) = records(loose)
+    assert (record["familiar"], record["familiarity"], record["error"]) == (False, 0.25, None)
+    assert (loose / "chest_lungs.png").is_file()
+    capfd.readouterr()
+    assert main(["predict", str(xray), "--output", str(strict), "--model", "unfamiliar", "--strict"]) == 1
+    (record,) = records(strict)
+    jsonschema.validate(record, SCHEMA)
+    assert (record["familiar"], record["familiarity"], record["areas_px"]) == (False, 0.25, None)
+    assert "does not look like a frontal chest X-ray" in record["error"]
+    assert "does not look like a frontal chest X-ray" in capfd.readouterr().err
+    assert [path.name for path in strict.iterdir()] == ["predictions.jsonl"]
+
+
+def test_strict_changes_nothing_for_a_model_that_cannot_tell(engine: FakeEngine, xray: Path, tmp_path: Path) -> None:
+    assert main(["predict", str(xray), "--output", str(tmp_path / "out"), "--strict"]) == 0
+    assert (tmp_path / "out" / "chest_lungs.png").is_file()
+
+
+def test_flip_runs_each_image_twice(engine: FakeEngine, xray: Path, tmp_path: Path) -> None:
+    assert main(["predict", str(xray), "--output", str(tmp_path / "out"), "--flip"]) == 0
+    assert engine.batches == [1, 1]
 
 
 def test_predict_writes_attention_only_if_asked(engine: FakeEngine, xray: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_cuts_come_back_from_a_header() -> None:
 
 
 def test_a_prediction_has_it_for_each_lung_and_in_its_record() -> None:
-    pipeline = Pipeline(FakeEngine(), thresholds={}, temperature={"infection": 1.25}, share_cuts=CUTS)
+    pipeline = Pipeline(FakeEngine(), thresholds={}, temperature={"infection": 2.0}, share_cuts=CUTS)
     image = draw_xray(448, 300, sick=((0.2, 0.4, 0.35, 0.6),))  # in the image's left lung
     prediction = pipeline.predict(image)
     interval, share = prediction.share_interval, prediction.measurements.infected_share

@@ -179,6 +179,23 @@ def test_batches_and_workers_must_be_at_least_one(options: dict[str, int]) -> No
         pipeline_of(FakeEngine()).predict_many([], **options)
 
 
+def test_flip_takes_the_mean_with_the_mirror_image_and_leaves_the_rest_alone() -> None:
+    class Lopsided(FakeEngine):
+        """Adds 1 to the logits of the input's left half, whatever it shows."""
+
+        def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            outputs = super().run(images)
+            outputs["logits"][..., :112] += 1
+            return outputs
+
+    image = draw_xray(300, 201, sick=((0.2, 0.4, 0.35, 0.6),))
+    plain_one = pipeline_of(FakeEngine()).predict(image)
+    flipped = Pipeline(Lopsided(), thresholds={}, temperature={}, flip=True).predict(image)
+    np.testing.assert_allclose(flipped.logits, plain_one.logits + 0.5, atol=1e-5)
+    for name, plane in plain_one.attention.items():
+        np.testing.assert_array_equal(flipped.attention[name], plane)
+
+
 def test_close_closes_the_engine() -> None:
     engine = FakeEngine()
     pipeline_of(engine).close()
