@@ -1,6 +1,6 @@
 """A batch: many images to one zip of masks, overlays, a table and records; a bad file is a row, not the end.
 
-Knows nothing of Gradio. All that is written goes into one folder, which is gone when the batch is.
+Knows nothing of Gradio. All that is written is the zip, in a new folder; a batch that does not end leaves nothing.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class State:
 def run(desk: Desk, uploads: Sequence[Path], *, engine: str, folder: Path) -> Iterator[State]:
     """Run a batch, and say after each file where it stands.
 
-    The last state carries the archive, in a folder of its own below `folder` that is deleted when the iterator is
-    exhausted or closed: copy it before. A batch that cannot be run gives one state with the problem.
+    The last state carries the archive, alone in a new folder below `folder`: whoever keeps `folder` deletes it in time
+    (janitor.py). A batch that cannot be run gives one state with the problem.
     """
     try:
         items = batch_inputs.collect(uploads)
@@ -73,13 +73,17 @@ def run(desk: Desk, uploads: Sequence[Path], *, engine: str, folder: Path) -> It
         yield State(problem="The files are no longer on the server; please upload them again.")
         return
     own = Path(tempfile.mkdtemp(prefix="batch-", dir=folder))
+    complete = False
     try:
-        yield from _run(desk, items, engine=engine, archive=own / f"sgmsnet-{own.name}.zip")
+        for state in _run(desk, items, engine=engine, archive=own / f"sgmsnet-{own.name}.zip"):
+            complete = state.archive is not None
+            yield state
     except OSError as error:
         log.error("a batch could not be written: %s", error.strerror)
         yield State(problem="The results could not be written; the server may be out of room.")
     finally:
-        shutil.rmtree(own, ignore_errors=True)
+        if not complete:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def _run(desk: Desk, items: Sequence[Item], *, engine: str, archive: Path) -> Iterator[State]:

@@ -28,7 +28,7 @@ def build(desk: Desk, *, engine: gr.Dropdown) -> None:
     with gr.Accordion("Many X-rays at once", open=False, elem_id="sg-batch", elem_classes="sg-panel"):
         files = gr.File(
             label="X-rays or a zip", file_count="multiple", type="filepath", show_label=False, height=120,
-            elem_id="sg-batch-files", elem_classes="sg-drop",
+            elem_id="sg-batch-files",
         )  # fmt: skip
         with gr.Row():
             start = gr.Button("Run batch", elem_classes="sg-action")
@@ -43,7 +43,7 @@ def build(desk: Desk, *, engine: gr.Dropdown) -> None:
             last = state.archive is not None or state.problem is not None
             if last or time.monotonic() - shown_at >= SHOWN_EVERY_S:
                 shown_at = time.monotonic()
-                # Gradio copies the archive while this waits; afterwards the batch deletes its own.
+                # The archive lies where Gradio hands files out from and the janitor sweeps, so nothing copies it.
                 yield render(state), _offer(state), gr.update(visible=not last)
 
     def stopped() -> tuple[Any, Any]:
