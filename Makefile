@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint check format bench jetson-engine clean
+.PHONY: demo test lint check format bench fuzz load soak jetson-engine clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/python app.py $(ARGS)
@@ -26,6 +26,10 @@ format: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m export benchmark $(ARGS)
+
+# The figures of docs/reliability.md; ARGS="--write" puts them there, ARGS="--count 1000" takes fewer.
+fuzz load soak: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.security.$@ $(ARGS)
 
 # After deploy/jetson/install.sh: TensorRT is JetPack's, and nothing is installed here.
 jetson-engine:

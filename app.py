@@ -170,6 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: Options) -> int:
+    from sgmsnet import checkpoint
+
+    try:
+        checkpoint.find(options.model)  # before the slow imports: missing or damaged weights are told at once
+    except checkpoint.WeightsError as error:
+        print(error, file=sys.stderr)
+        return 1
     with ThreadPoolExecutor(1) as beside:
         # Gradio takes seconds to import; the engine opens and runs once meanwhile.
         desk_ready = beside.submit(_open_desk, options)

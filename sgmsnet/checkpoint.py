@@ -99,8 +99,10 @@ def find(model: str | Path, *, check_graph: bool = True) -> ModelFiles:
         raise WeightsError(f"{weights.name}: the header lacks {error}") from error
     except (ConfigError, TypeError, ValueError) as error:
         raise WeightsError(f"{weights.name}: the header cannot be used: {error}") from error
-    if check_graph and files.graph is not None:
-        verify_graph(files)
+    if check_graph:
+        _verify_sums(files)
+        if files.graph is not None:
+            verify_graph(files)
     return files
 
 
@@ -115,6 +117,21 @@ def verify_graph(files: ModelFiles) -> Path:
             f"{files.graph.name} was made from other weights than {files.weights.name}; {repair} makes it again"
         )
     return files.graph
+
+
+def _verify_sums(files: ModelFiles) -> None:
+    """Raise WeightsError when the folder lists SHA-256 sums, as sha256sum writes them, and a file has another one."""
+    listed = files.weights.with_name("SHA256SUMS")
+    if not listed.is_file():
+        return
+    lines = [line.split(maxsplit=1) for line in listed.read_text(encoding="utf-8").splitlines()]
+    sums = {parts[1].lstrip("*"): parts[0].lower() for parts in lines if len(parts) == 2}
+    for path in (files.weights, files.graph):
+        if path is not None and path.name in sums and _sha256(path) != sums[path.name]:
+            raise WeightsError(
+                f"{path.name} is damaged or was replaced, its SHA-256 is not the one in SHA256SUMS; "
+                "get it again, or write SHA256SUMS anew if the file is your own"
+            )
 
 
 def save(

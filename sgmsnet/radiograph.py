@@ -5,6 +5,7 @@ Package-private: import these names from sgmsnet.imaging.
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 import warnings
@@ -40,6 +41,13 @@ DECODING_ERRORS = (
     Image.DecompressionBombError,
     struct.error,
     zlib.error,
+)
+
+
+# Loggers that filter by themselves: a filter of a parent does not see what its children log.
+_TALKATIVE = (
+    *(f"PIL.{module}" for module in ("Image", "ImageFile", "JpegImagePlugin", "PngImagePlugin", "TiffImagePlugin")),
+    *("pydicom", "pylibjpeg", "pylibjpeg.utils", "openjpeg", "openjpeg.utils", "jpeg_ls"),
 )
 
 
@@ -143,15 +151,28 @@ class _Quiet:
     lock = threading.Lock()
     threads = 0
     filters: warnings.catch_warnings[None] | None = None
+    this_thread = threading.local()
+
+
+def _may_be_logged(_: logging.LogRecord) -> bool:
+    """Decoders log what they find in a header, names of patients too: pydicom as warnings, Pillow for debugging."""
+    return not getattr(_Quiet.this_thread, "depth", 0)
+
+
+for _name in _TALKATIVE:
+    logging.getLogger(_name).addFilter(_may_be_logged)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Ignore the warnings of Pillow and pydicom while they read a file: the result or the error says enough.
 
+    What they would log in this thread is dropped as well.
+
     warnings.catch_warnings alone is not safe in threads: two that overlap can leave their filters behind for
     good. So the first thread in sets the filters, and the last one out restores them.
     """
+    _Quiet.this_thread.depth = getattr(_Quiet.this_thread, "depth", 0) + 1
     with _Quiet.lock:
         _Quiet.threads += 1
         if _Quiet.threads == 1:
@@ -161,6 +182,7 @@ def quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        _Quiet.this_thread.depth -= 1
         with _Quiet.lock:
             _Quiet.threads -= 1
             if _Quiet.threads == 0 and _Quiet.filters is not None:

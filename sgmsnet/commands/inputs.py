@@ -46,6 +46,9 @@ def _is_dicom(file: Path) -> bool:
         return False
 
 
+NAME_BYTES = 200
+
+
 def output_names(files: Sequence[Path]) -> list[str]:
     """One name for each file's results, all different even where upper and lower case are the same.
 
@@ -60,7 +63,7 @@ def output_names(files: Sequence[Path]) -> list[str]:
     for group in by_stem.values():
         for index, name in zip(group, _different_names([files[i] for i in group], top), strict=True):
             names[index] = name
-    return _numbered(names)
+    return _numbered([_fitting(name) for name in names])
 
 
 def _different_names(files: list[Path], top: Path) -> list[str]:
@@ -73,6 +76,11 @@ def _different_names(files: list[Path], top: Path) -> list[str]:
         [folder + file.name for folder, file in zip(folders, files, strict=True)],
     )
     return next((way for way in ways if len({name.casefold() for name in way}) == len(files)), ways[-1])
+
+
+def _fitting(name: str) -> str:
+    """Cut to what leaves room for "_infection.png" and the like: a disk takes names of 255 bytes."""
+    return name.encode("utf-8", "surrogateescape")[:NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _numbered(names: list[str]) -> list[str]:

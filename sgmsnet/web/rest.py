@@ -132,6 +132,7 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 
 def _segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     workers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rest")
+    most = AT_ONCE + WAITING_AT_MOST
     present = 0  # changed on the event loop alone
 
     async def segment(request: Request) -> Response:
@@ -139,7 +140,7 @@ def _segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
         with desk.metrics.request("rest"):
             present += 1
             try:
-                if present > AT_ONCE + WAITING_AT_MOST:
+                if present > most:
                     raise RestError(503, "The server is busy; please try again shortly.")
                 asked = await form.read(request)
                 loop = asyncio.get_running_loop()

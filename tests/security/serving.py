@@ -8,6 +8,7 @@ serves until SIGTERM; a name's options are those of Policy, and login, slow_s (o
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -110,7 +111,8 @@ def _running(clients: ExitStack, port: int, folder: Path, child: subprocess.Pope
 
 
 def main() -> int:
-    """The child's side."""
+    """The child's side; its log holds all that any part of it has to say."""
+    logging.basicConfig(level=logging.DEBUG)
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_ANALYTICS_MAX_EVENTS="100")
     from sgmsnet.web import layout, rest
     from sgmsnet.web.guard import Policy

@@ -23,24 +23,10 @@ from PIL import Image
 from sgmsnet.web import doors, guard
 from tests.fakes import draw_xray
 from tests.needs import ROOT
+from tests.security.asking import FILE, outcome
+from tests.security.asking import function as function_of
+from tests.security.conftest import LOGIN
 from tests.security.serving import Running, running
-
-LOGIN = ("ward", "sécret:colon")
-FILE = {"_type": "gradio.FileData"}
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running]]:
-    """Servers with different policies, in one process of their own."""
-    with running(
-        tmp_path_factory.mktemp("servers"),
-        opened={"hosts": ["localhost", "127.0.0.1", "[::1]"]},
-        locked={"login": LOGIN},
-        guessed={"login": LOGIN},
-        limited={"per_minute": 12},
-        crowded={"slow_s": 0.4, "waiting": 2},
-    ) as started:
-        yield started
 
 
 @pytest.fixture
@@ -70,21 +56,6 @@ def upload(client: httpx.Client, name: str = "chest.png", data: bytes | None = N
     assert answer.status_code == 200, answer.text
     path: str = answer.json()[0]
     return path
-
-
-def outcome(client: httpx.Client, session: str) -> dict[str, Any]:
-    """What the page's stream says at the end of an event."""
-    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
-        for line in stream.iter_lines():
-            message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
-            if message.get("msg") == "process_completed":
-                return dict(message)
-    raise AssertionError("the stream ended without an outcome")
-
-
-def segment_function(client: httpx.Client) -> int:
-    config = client.get("/config").json()
-    return next(one["id"] for one in config["dependencies"] if one["api_name"] == "segment")
 
 
 # ---- paths, files, addresses ----
@@ -158,7 +129,7 @@ def test_a_visitor_s_upload_is_segmented_and_can_be_fetched_again(opened: Runnin
     client = opened.client
     path = upload(client)
     assert client.get(f"/gradio_api/file={path}").content == png()
-    answer = join(client, [{"path": path, "meta": FILE}, "auto"], segment_function(client), "good")
+    answer = join(client, [{"path": path, "meta": FILE}, "auto"], function_of(client), "good")
     assert answer.status_code == 200, answer.text
     shown = outcome(client, "good")["output"]["data"][0]
     assert shown["error"] is None
@@ -206,7 +177,7 @@ def test_no_path_and_no_address_in_a_call_is_opened(opened: Running, listener: s
     path = path.format(root=ROOT, folder=opened.folder, listener=listener)
     given = {"path": path, "url": path, "meta": FILE}
     for value in (given, [given], {"deeper": [given]}, {"file": given}):
-        function = segment_function(opened.client)
+        function = function_of(opened.client)
         body = {"data": [value, "auto"], "fn_index": function, "session_hash": "x"}
         answer = opened.client.post(way, json=value if way.endswith("v2/segment") and isinstance(value, dict) else body)
         assert answer.status_code == 400
@@ -218,7 +189,7 @@ def test_no_path_and_no_address_in_a_call_is_opened(opened: Running, listener: s
     "data", [["/etc/passwd", "auto"], ["http://127.0.0.1:9/x.png", "auto"], [None, "auto"], [1, 2], [], ["a"] * 9]
 )
 def test_other_data_gets_an_answer_without_detail(opened: Running, data: list[Any]) -> None:
-    answer = join(opened.client, data, segment_function(opened.client), "odd")
+    answer = join(opened.client, data, function_of(opened.client), "odd")
     if answer.status_code == 200:
         end = outcome(opened.client, "odd")
         said = json.dumps(end)
@@ -256,7 +227,7 @@ def test_a_function_that_there_is_not_is_404(opened: Running) -> None:
 def test_a_model_cannot_be_uploaded_only_looked_at_as_an_image(opened: Running) -> None:
     data = (ROOT / "weights" / "cxr.onnx").read_bytes()[:50_000]
     path = upload(opened.client, "cxr.safetensors", data)
-    join(opened.client, [{"path": path, "meta": FILE}, "auto"], segment_function(opened.client), "model")
+    join(opened.client, [{"path": path, "meta": FILE}, "auto"], function_of(opened.client), "model")
     assert "not a PNG" in outcome(opened.client, "model")["output"]["data"][0]["error"]
     answer = opened.client.post("/v1/segment", files={"file": ("cxr.onnx", data)})
     assert answer.status_code == 415
@@ -394,7 +365,7 @@ def test_a_client_that_asks_too_often_waits_and_others_do_not(servers: dict[str,
 
 def test_a_full_queue_says_busy_on_the_page_and_in_rest(servers: dict[str, Running]) -> None:
     server = servers["crowded"]
-    function, path = segment_function(server.client), upload(server.client)
+    function, path = function_of(server.client), upload(server.client)
     asked = [join(server.client, [{"path": path, "meta": FILE}, "auto"], function, f"q{i}") for i in range(9)]
     busy = [answer for answer in asked if answer.status_code == 503]
     assert busy
@@ -418,7 +389,7 @@ def ask(server: Running) -> httpx.Response:
 def test_what_runs_at_sigterm_is_finished_and_nothing_new_begins(tmp_path: Path) -> None:
     with running(tmp_path, slow={"slow_s": 1.5}) as servers:
         server = servers["slow"]
-        function, path = segment_function(server.client), upload(server.client)
+        function, path = function_of(server.client), upload(server.client)
         with ThreadPoolExecutor(3) as pool:
             rest = pool.submit(ask, server)
             assert join(server.client, [{"path": path, "meta": FILE}, "auto"], function, "last").status_code == 200
