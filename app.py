@@ -121,6 +121,16 @@ def address(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
+def proxies() -> str | None:
+    """Whose word on a visitor's address is believed; None for uvicorn's own answer, a proxy on this machine.
+
+    On a Hugging Face Space the site's proxy has a private address; without it all visitors would count as one.
+    """
+    if "SPACE_ID" not in os.environ:
+        return None
+    return os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
+
+
 def hosts(options: Options) -> frozenset[str] | None:
     """Names the server answers to: this machine's own where it is meant for nobody else, otherwise any."""
     if options.share or options.auth or not _loopback(options.host):
@@ -153,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if trusted := proxies():
+        os.environ["FORWARDED_ALLOW_IPS"] = trusted  # read by uvicorn
     try:
         uploads = tempfile.TemporaryDirectory(prefix="sgmsnet-page-", ignore_cleanup_errors=True)
         free = shutil.disk_usage(uploads.name).free

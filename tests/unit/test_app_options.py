@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from uvicorn.middleware.proxy_headers import _TrustedHosts
 
 import app
 from tests.needs import ROOT
@@ -107,6 +108,17 @@ def test_who_can_be_reached_answers_to_any_name_at_a_limited_rate(line: str) -> 
     assert app.rate(options) == app.RATE_WHEN_REACHABLE
     assert app.rate(app.parse([*line.split(), "--rate-limit", "7"])) == 7
     assert app.rate(app.parse([*line.split(), "--rate-limit", "0"])) is None
+
+
+def test_the_proxy_of_a_space_is_believed_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    assert app.proxies() is None
+    monkeypatch.setenv("SPACE_ID", "someone/sgmsnet")
+    trusted = _TrustedHosts(app.proxies() or "")
+    assert trusted.get_trusted_client_address("203.0.113.5, 198.51.100.7, 10.20.1.1")[0] == "198.51.100.7"
+    assert "10.20.1.1" in trusted
+    assert "198.51.100.7" not in trusted
 
 
 def test_a_folder_for_uploads_that_cannot_be_written_is_one_sentence_and_exit_1(
