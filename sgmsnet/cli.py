@@ -28,6 +28,7 @@ COMMANDS = {
         "sgmsnet.commands.calibrate", "fit thresholds, temperature, familiarity and share interval of a release"
     ),
     "evaluate": Command("sgmsnet.commands.evaluate", "measure a model on images with masks"),
+    "compare": Command("sgmsnet.commands.compare", "train networks under one recipe, and put them on a scoreboard"),
 }
 
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C

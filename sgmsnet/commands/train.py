@@ -16,14 +16,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--run",
+        "--output",
         dest="folder",
         type=Path,
         metavar="DIR",
-        help="folder of this run; default $SGMSNET_RUNS/NAME-TIME",
+        help="folder of this run; default $SGMSNET_RUNS/NAME-TIME; behind torchrun, which takes --run for one of its "
+        "own options, write --output",
     )
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a stopped run, from its last epoch")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from these weights (a name or a .safetensors file)")
     parser.add_argument("--encoder", type=Path, metavar="FILE", help="torchvision resnet34 weights for the encoder")
+    several = parser.add_argument_group("several GPUs or nodes", "torchrun needs none of these but --sync-batchnorm")
+    several.add_argument("--devices", type=int, default=0, metavar="N", help="processes on each node, one a GPU")
+    several.add_argument("--nodes", type=int, default=0, metavar="N", help="nodes, each started with the same command")
+    several.add_argument("--strategy", default="", help="Lightning's strategy; default: ddp for several processes")
+    several.add_argument("--accelerator", default="auto", choices=["auto", "gpu", "cpu"], help="what to train on")
+    several.add_argument(
+        "--sync-batchnorm", action="store_true", help="batch statistics over the whole batch, on GPUs only"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from sgmsnet.checkpoint import WeightsError
     from sgmsnet.config import ConfigError
     from sgmsnet.training.data import DatasetError
+    from sgmsnet.training.machine import Machine
     from sgmsnet.training.recipe import load_recipe
     from sgmsnet.training.run import train
 
@@ -44,8 +55,17 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("name a recipe, or a run to --resume")
         else:
             recipe = load_recipe(args.recipe, args.overrides)
-        folder = train(recipe, folder=args.folder, resume=args.resume, init=args.init, encoder=args.encoder)
+        machine = Machine(
+            devices=args.devices,
+            nodes=args.nodes,
+            strategy=args.strategy,
+            accelerator=args.accelerator,
+            sync_batchnorm=args.sync_batchnorm,
+        )
+        folder = train(
+            recipe, folder=args.folder, resume=args.resume, init=args.init, encoder=args.encoder, machine=machine
+        )
     except (ConfigError, DatasetError, WeightsError, ValueError) as error:
         raise CommandError(str(error)) from None
-    print(f"{folder / recipe.name}.safetensors")
+    print(f"{folder / recipe.name}.safetensors" if recipe.network == "sgmsnet" else folder / "checkpoints/last.ckpt")
     return 0

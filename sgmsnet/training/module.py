@@ -8,21 +8,22 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from sgmsnet.model import SGMSNet
+from sgmsnet.training.baselines import build_network
 from sgmsnet.training.losses import PartialLabelLoss
+from sgmsnet.training.metrics import EPSILON
 from sgmsnet.training.recipe import Recipe
 
 Batch = dict[str, Tensor]
 
 
 class SegmentationModule(pl.LightningModule):
-    """SGMSNet with the loss, AdamW, and warm-up and cosine schedule of a recipe."""
+    """A recipe's network with the loss, AdamW, and warm-up and cosine schedule of a recipe."""
 
     def __init__(self, recipe: Recipe, *, total_steps: int, source_names: list[str]) -> None:
         super().__init__()
         self.recipe, self.total_steps, self.source_names = recipe, total_steps, source_names
         classes = recipe.model.classes
-        self.network = SGMSNet(recipe.model).to(memory_format=torch.channels_last)
+        self.network = build_network(recipe).to(memory_format=torch.channels_last)
         self.loss = PartialLabelLoss(
             [recipe.class_weights.get(name, 1.0) for name in classes], dice_weight=recipe.dice_weight
         )
@@ -37,24 +38,31 @@ class SegmentationModule(pl.LightningModule):
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        classes = len(self.recipe.model.classes)
+        exact = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self._sums = torch.zeros(len(self.source_names), 4, classes, dtype=exact, device=self.device)
+
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        """Log per-image Dice by class and source; images without a mask count by their predicted share instead."""
+        """Add a batch to the sums of its source: labelled images, their Dice, common pixels, pixels of both masks."""
         predicted = self.network(batch["image"])["logits"].float() > 0
         truth = batch["mask"] > 0
-        overlap = (predicted & truth).sum(dim=(2, 3)).float()  # (B, K)
-        sizes = predicted.sum(dim=(2, 3)).float() + truth.sum(dim=(2, 3)).float()
-        dice = (2 * overlap + 1e-5) / (sizes + 1e-5)
-        source = self.source_names[dataloader_idx]
-        for k, name in enumerate(self.recipe.model.classes):
-            known = batch["labelled"][:, k] > 0
-            if known.any():
-                self.log(
-                    f"{source}/{name}_dice",
-                    dice[known, k].mean(),
-                    batch_size=int(known.sum()),
-                    add_dataloader_idx=False,
-                    sync_dist=True,
-                )
+        overlap = (predicted & truth).sum(dim=(2, 3)).to(self._sums)  # (B, K)
+        sizes = (predicted.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))).to(self._sums)
+        dice = (2 * overlap + EPSILON) / (sizes + EPSILON)
+        known = (batch["labelled"] > 0).to(self._sums)
+        self._sums[dataloader_idx] += (torch.stack([torch.ones_like(dice), dice, overlap, sizes]) * known).sum(dim=1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log Dice as a mean over images and pooled, by source and class, from the sums of all processes."""
+        sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        for source, by_class in zip(self.source_names, sums, strict=True):
+            for name, (images, dice, overlap, sizes) in zip(self.recipe.model.classes, by_class.T, strict=True):
+                if images > 0:
+                    pooled = (2 * overlap + EPSILON) / (sizes + EPSILON)
+                    # The same in every process; asking for synchronisation only keeps Lightning from warning.
+                    self.log(f"{source}/{name}_dice", (dice / images).float(), sync_dist=True)
+                    self.log(f"{source}/{name}_dice_pooled", pooled.float(), sync_dist=True)
 
     @property
     def _fused(self) -> bool:

@@ -13,6 +13,8 @@ from sgmsnet.config import ConfigError, ModelConfig
 from sgmsnet.training.data import SourceConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+NETWORKS = ("sgmsnet", "unet", "attention-unet", "unetplusplus", "dynunet")
+"""What a recipe can train: the network of its `model`, or one of MONAI's to compare with (baselines.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,10 @@ class Recipe:
     model: ModelConfig
     sources: tuple[SourceConfig, ...]
     phases: tuple[Phase, ...]
+    network: str = "sgmsnet"
+    """One of NETWORKS; of `model`, the others use the classes alone."""
+    network_width: int = 32
+    """Channels of the first level of a network to compare with."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     samples_per_epoch: int = 0
     """Samples drawn in an epoch by the sources' weights; 0: as many as there are."""
@@ -87,6 +93,10 @@ class Recipe:
             raise ConfigError(f"no source labels the class {', '.join(sorted(missing))}")
         if not self.phases or any(phase.epochs < 1 or phase.size < 32 or phase.size % 32 for phase in self.phases):
             raise ConfigError("phases need epochs of 1 or more and a size that is a multiple of 32")
+        if self.network not in NETWORKS:
+            raise ConfigError(f"no network is called {self.network!r}; there are {', '.join(NETWORKS)}")
+        if self.network_width < 1:
+            raise ConfigError(f"network_width must be 1 or more, not {self.network_width}")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, not {self.batch_size}")
 
@@ -111,13 +121,13 @@ class Recipe:
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Build from nested dictionaries. Raises ConfigError (or DatasetError) in one sentence."""
         try:
-            values = _with_numbers(cls, values)
+            values = with_numbers(cls, values)
             values["model"] = ModelConfig.from_dict(values.get("model") or {})
             sources, phases = values.get("sources", ()), values.get("phases", ())
-            values["sources"] = tuple(SourceConfig(**_with_numbers(SourceConfig, source)) for source in sources)
-            values["phases"] = tuple(Phase(**_with_numbers(Phase, phase)) for phase in phases)
+            values["sources"] = tuple(SourceConfig(**with_numbers(SourceConfig, source)) for source in sources)
+            values["phases"] = tuple(Phase(**with_numbers(Phase, phase)) for phase in phases)
             if augmentation := values.get("augmentation"):
-                augmentation = _with_numbers(Augmentation, augmentation)
+                augmentation = with_numbers(Augmentation, augmentation)
                 if "gamma" in augmentation:
                     augmentation["gamma"] = tuple(augmentation["gamma"])
                 values["augmentation"] = Augmentation(**augmentation)
@@ -132,11 +142,19 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     `batch_size=8`, `model.classes=[lungs]`, `phases.0.epochs=3`: values are read as YAML.
     """
-    path = RECIPES / f"{name}.yaml" if (RECIPES / f"{name}.yaml").is_file() else Path(name)
+    return Recipe.from_dict(load_yaml(name, overrides, folder=RECIPES))
+
+
+def load_yaml(name: str | Path, overrides: Sequence[str] = (), *, folder: Path) -> dict[str, Any]:
+    """The plain values of a YAML file, named by its path or by its stem in `folder`, with overrides applied.
+
+    Raises ConfigError in one sentence.
+    """
+    path = folder / f"{name}.yaml" if (folder / f"{name}.yaml").is_file() else Path(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
-        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise ConfigError(f"no recipe {name}: give a YAML file, or one of {known}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
@@ -144,7 +162,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path} does not hold a recipe")
     for override in overrides:
         _override(values, override)
-    return Recipe.from_dict(values)
+    return values
 
 
 def _override(values: Any, override: str) -> None:
@@ -164,7 +182,7 @@ def _override(values: Any, override: str) -> None:
         raise ConfigError(f"the recipe has no place for {key!r}") from None
 
 
-def _with_numbers(kind: type, values: Any) -> dict[str, Any]:
+def with_numbers(kind: type, values: Any) -> dict[str, Any]:
     """A copy whose numeric fields are numbers: YAML 1.1 takes 1e-3 for text. Raises ConfigError."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"the recipe cannot be used: {values!r} stands where fields of a {kind.__name__} belong")

@@ -99,7 +99,7 @@ class Evaluation:
         for name in dict.fromkeys(name for row in self.rows for name in row.counts):
             if rows := self.outlined(name):
                 result["classes"][name] = {
-                    **_summary_of(name, rows),
+                    **summary_of(name, rows),
                     "calibration_error": self.reliability[name].error,
                 }
         healthy = [row for row in self.rows if row.sample.empty and row.infected_share is not None]
@@ -119,8 +119,8 @@ class Evaluation:
         return [row.record() for row in self.rows]
 
 
-def _summary_of(name: str, rows: list[Row]) -> dict[str, Any]:
-    """One class over its outlined images, with intervals over groups."""
+def summary_of(name: str, rows: list[Row]) -> dict[str, Any]:
+    """Metrics of one class over rows that outline it, as fractions of 1, with intervals over groups."""
     c = Counts.join([row.counts[name] for row in rows])
     one = np.ones(len(rows))
     ratios: dict[str, Ratio] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -11,28 +10,25 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import ConcatDataset, DataLoader
+from torch import nn
 
 from sgmsnet import checkpoint
 from sgmsnet.config import ConfigError
 from sgmsnet.model import SGMSNet, load_encoder
-from sgmsnet.training.data import Sample, find_samples
-from sgmsnet.training.dataset import (
-    Item,
-    SegmentationDataset,
-    augmentation,
-    balanced_sampler,
-    collate_channels_last,
-)
+from sgmsnet.training.baselines import build_network
+from sgmsnet.training.callbacks import Clock, Curves, draw_curves
+from sgmsnet.training.loaders import RecipeData
+from sgmsnet.training.machine import Machine
 from sgmsnet.training.module import SegmentationModule
 from sgmsnet.training.recipe import Recipe
 
@@ -42,114 +38,6 @@ def runs_root() -> Path:
     return Path(os.environ.get("SGMSNET_RUNS", Path.home() / "sgmsnet-runs"))
 
 
-class RecipeData(pl.LightningDataModule):
-    """The sources of a recipe at the size of the current epoch's phase."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.train_samples = [find_samples(source, split="train") for source in recipe.sources]
-        validation: dict[str, list[Sample]] = {}
-        for source in recipe.sources:
-            name = f"val_{Path(source.path).name}" + {True: "_adults", False: "_children", None: ""}[source.adults]
-            while name in validation:  # two sources may lie in folders of the same name
-                name += "_"
-            samples = find_samples(source, split="val")
-            stride = max(len(samples) // recipe.validation_limit, 1)
-            validation[name] = samples[::stride][: recipe.validation_limit]
-        self.validation_samples = validation
-        self._cache: dict[tuple[str, int], SegmentationDataset] = {}
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Never less than a batch: images repeat rather than that an epoch trains nothing."""
-        samples = self.recipe.samples_per_epoch or sum(map(len, self.train_samples))
-        return max(samples, self.recipe.batch_size)
-
-    def train_dataloader(self) -> DataLoader[Item]:
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        recipe, size = self.recipe, self.recipe.size(epoch)
-        change = augmentation(recipe.augmentation, size=size)
-        change.set_random_state(seed=recipe.seed + 1000 * epoch)
-        parts = [self._dataset(f"train_{i}", samples, size, change) for i, samples in enumerate(self.train_samples)]
-        # Each process draws its share; Lightning wraps the sampler for several devices.
-        sampler = balanced_sampler(
-            [len(part) for part in parts],
-            [source.weight for source in recipe.sources],
-            samples=self.samples_per_epoch,
-            seed=recipe.seed + epoch,
-        )
-        return DataLoader(
-            ConcatDataset(parts),
-            batch_size=recipe.batch_size,
-            sampler=sampler,
-            drop_last=True,
-            num_workers=recipe.workers,
-            collate_fn=collate_channels_last,
-            worker_init_fn=_seed_worker,
-        )
-
-    def val_dataloader(self) -> list[DataLoader[Item]]:
-        size = self.recipe.size(self.trainer.current_epoch if self.trainer else 0)
-        return [
-            DataLoader(self._dataset(name, samples, size, None), batch_size=8, collate_fn=collate_channels_last)
-            for name, samples in self.validation_samples.items()
-        ]
-
-    def _dataset(self, name: str, samples: list[Sample], size: int, transform: Any) -> SegmentationDataset:
-        self._cache = {key: value for key, value in self._cache.items() if key[1] == size}
-        if (name, size) not in self._cache:
-            self._cache[name, size] = SegmentationDataset(samples, self.recipe.model.classes, size=size)
-        self._cache[name, size].transform = transform
-        return self._cache[name, size]
-
-
-def _seed_worker(worker: int) -> None:
-    # MONAI keeps its own random state in each transform: every worker process needs another one.
-    info = torch.utils.data.get_worker_info()
-    assert info is not None
-    dataset: Any = info.dataset
-    for part in dataset.datasets:
-        if part.transform is not None:
-            part.transform.set_random_state(seed=info.seed % 2**32)
-    torch.set_num_threads(1)
-
-
-class Curves(Callback):
-    """Draws the logged metrics as curves.png after every epoch."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            draw_curves(self.folder)
-
-
-def draw_curves(folder: Path) -> None:
-    """Write curves.png from a run's metrics: training loss left, validation Dice by source and class right."""
-    from matplotlib.figure import Figure
-
-    rows: list[dict[str, str]] = []
-    for table in sorted(folder.glob("metrics/version_*/metrics.csv")):
-        with table.open(newline="", encoding="utf-8") as file:
-            rows += csv.DictReader(file)
-    names = dict.fromkeys(name for row in rows for name in row)
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name in names:
-        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        if name == "train_loss":
-            left.plot(*zip(*points, strict=True), linewidth=0.7)
-        elif "dice" in name and points:
-            right.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-    left.set(xlabel="step", ylabel="training loss")
-    right.set(xlabel="step", ylabel="validation Dice, mean over images", ylim=(0, 1))
-    if right.lines:
-        right.legend(fontsize=7)
-    figure.savefig(folder / "curves.png", dpi=110)
-
-
 def train(
     recipe: Recipe,
     *,
@@ -157,12 +45,20 @@ def train(
     resume: Path | None = None,
     init: str | Path | None = None,
     encoder: Path | None = None,
+    machine: Machine | None = None,
 ) -> Path:
-    """Train a recipe and return the run's folder, which then holds NAME.safetensors.
+    """Train a recipe and return the run's folder, which then holds NAME.safetensors if the network is SGMSNet.
 
     resume: folder of a stopped run. init: weights to start from (a name or .safetensors). encoder: a torchvision
-    resnet34 weights file. Raises ConfigError, DatasetError or WeightsError in one sentence.
+    resnet34 weights file. machine: the processes that share the work. Raises ConfigError, DatasetError or
+    WeightsError in one sentence.
     """
+    machine = machine or Machine()
+    machine.share(recipe.batch_size)
+    if machine.processes > 1 and folder is None and resume is None:
+        raise ConfigError("several processes need --run DIR (or --resume DIR): a folder that all of them write to")
+    if recipe.network != "sgmsnet" and (init is not None or encoder is not None):
+        raise ConfigError(f"weights to start from are those of SGMSNet, not of {recipe.network}")
     pl.seed_everything(recipe.seed, verbose=False)
     folder = resume or folder or runs_root() / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if resume is None and (folder / "checkpoints").exists():
@@ -173,21 +69,23 @@ def train(
         recipe, total_steps=steps_per_epoch * recipe.epochs, source_names=list(data.validation_samples)
     )
     if init is not None:
-        start_from(module.network, init)
+        start_from(cast(SGMSNet, module.network), init)
     if encoder is not None:
-        load_encoder(module.network, checkpoint.load_encoder_file(encoder))
-    _describe(folder, recipe)
+        load_encoder(cast(SGMSNet, module.network), checkpoint.load_encoder_file(encoder))
     with _without_noise():
-        trainer = _trainer(recipe, folder, steps_per_epoch=steps_per_epoch)
+        trainer = _trainer(recipe, folder, machine, steps_per_epoch=steps_per_epoch)
+        if trainer.is_global_zero:
+            _describe(folder, recipe)
         last = folder / "checkpoints" / "last.ckpt"
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
         draw_curves(folder)
-        save_weights(folder, recipe)
+        if recipe.network == "sgmsnet":
+            save_weights(folder, recipe)
     return folder
 
 
-def _trainer(recipe: Recipe, folder: Path, *, steps_per_epoch: int) -> pl.Trainer:
+def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, steps_per_epoch: int) -> pl.Trainer:
     checkpoints = ModelCheckpoint(
         folder / "checkpoints",
         save_last=True,
@@ -199,6 +97,12 @@ def _trainer(recipe: Recipe, folder: Path, *, steps_per_epoch: int) -> pl.Traine
     return pl.Trainer(
         max_epochs=recipe.epochs,
         precision=recipe.precision,
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy=machine.strategy,
+        sync_batchnorm=machine.sync_batchnorm,
+        use_distributed_sampler=False,  # RecipeData shares out, without counting an image twice
         gradient_clip_val=recipe.clip_norm,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
@@ -210,6 +114,7 @@ def _trainer(recipe: Recipe, folder: Path, *, steps_per_epoch: int) -> pl.Traine
             checkpoints,
             EMAWeightAveraging(decay=recipe.ema_decay),
             LearningRateMonitor("step"),
+            Clock(),
             Curves(folder),
         ],
     )
@@ -247,28 +152,46 @@ def start_from(network: SGMSNet, model: str | Path) -> list[str]:
     return [key for key in own if key not in fitting]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What the last checkpoint of a run holds."""
+
+    network: nn.Module
+    """With the averaged weights, in eval mode."""
+    epochs: int
+    steps: int
+    seconds: float | None
+    """Spent in training steps; None for a run of a version that did not count them."""
+
+
+def load_trained(folder: Path, recipe: Recipe) -> Trained:
+    """Read the last checkpoint of a run of this recipe."""
+    state = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    network = build_network(recipe)
+    weights = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
+    network.load_state_dict(weights)
+    return Trained(
+        network=network.eval(),
+        epochs=int(state["epoch"]) + 1,
+        steps=int(state["global_step"]),
+        seconds=state["callbacks"].get("Clock", {}).get("seconds"),
+    )
+
+
 def save_weights(folder: Path, recipe: Recipe, *, thresholds: dict[str, float] | None = None) -> Path:
     """Write NAME.safetensors in a run's folder from the averaged weights of its last checkpoint."""
-    state = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-    network = SGMSNet(recipe.model)
-    network.load_state_dict(
-        {
-            key.removeprefix("network."): value
-            for key, value in state["state_dict"].items()
-            if key.startswith("network.")
-        }
-    )
+    trained = load_trained(folder, recipe)
     path = folder / f"{recipe.name}.safetensors"
     checkpoint.save(
         path,
-        network.eval(),
+        cast(SGMSNet, trained.network),
         name=recipe.name,
         thresholds=thresholds or dict.fromkeys(recipe.model.classes, 0.5),
         temperature=dict.fromkeys(recipe.model.classes, 1.0),
         provenance={
             "recipe": recipe.to_dict(),
-            "epochs": int(state["epoch"]) + 1,
-            "steps": int(state["global_step"]),
+            "epochs": trained.epochs,
+            "steps": trained.steps,
             "revision": _revision(),
         },
     )
