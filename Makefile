@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint check format bench fuzz load soak jetson-engine clean
+.PHONY: demo test lint check format bench fuzz load soak jetson-engine space clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/python app.py $(ARGS)
@@ -47,5 +47,9 @@ $(VENV)/dev.stamp: requirements-dev.txt requirements-train.txt requirements.txt 
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@ $(VENV)/run.stamp
 
+# A folder to push to a Hugging Face Space; ARGS names another one, as a clone of the Space.
+space:
+	$(PYTHON) deploy/space/fill.py $(or $(ARGS),build/space)
+
 clean:
-	rm -rf $(VENV) engines/built
+	rm -rf $(VENV) engines/built build

@@ -24,7 +24,8 @@ COMMANDS = [
 
 
 def test_python_snippet_runs_as_printed() -> None:
-    snippets = [block for language, block in BLOCKS if language == "python"]
+    # Those that ask a server are run against one in tests/e2e/test_programs.py.
+    snippets = [block for language, block in BLOCKS if language == "python" and "http://" not in block]
     assert snippets
     for snippet in snippets:
         subprocess.run([sys.executable, "-c", snippet], cwd=ROOT, check=True, timeout=120)
