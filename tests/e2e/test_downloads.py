@@ -187,3 +187,23 @@ def test_a_batch_of_too_many_files_is_one_sentence(page: Page, tmp_path: Path) -
         "These are 201 files; a batch takes at most 200.", timeout=30000
     )
     expect(page.get_by_role("button", name="Download results (zip)")).to_have_count(0)
+
+
+def test_a_batch_that_is_stopped_leaves_nothing(page: Page, served: tuple[str, Path], tmp_path: Path) -> None:
+    before = set(served[1].rglob("batch-*"))
+    archive = tmp_path / "long.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for number in range(100):
+            packed.write(EXAMPLES / "covid_adult_1.jpg", f"{number}.jpg")
+    page.locator("#sg-batch-files button[aria-label=Clear]").first.click()
+    page.locator("#sg-batch-files input[type=file]").set_input_files([archive])
+    expect(page.locator("#sg-batch-files")).to_contain_text("long")
+    page.get_by_role("button", name="Run batch").click()
+    expect(page.locator(".sg-batch tbody tr[data-status=done]").first).to_be_attached(timeout=30000)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#sg-batch .sg-problem")).to_have_text("Stopped. Nothing was kept.", timeout=30000)
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    give_up = time.monotonic() + 10
+    while set(served[1].rglob("batch-*")) != before:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
