@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
 from pathlib import Path
 
-from engines.base import EngineUnavailable
+from engines.base import EngineInfo, EngineUnavailable
 from sgmsnet.checkpoint import ModelFiles, WeightsError, verify_graph
 
 
@@ -14,3 +16,34 @@ def usable_graph(model: ModelFiles) -> Path:
         return verify_graph(model)
     except WeightsError as error:
         raise EngineUnavailable(str(error)) from error
+
+
+def describe(
+    model: ModelFiles,
+    *,
+    backend: str,
+    precision: str,
+    device: str,
+    version: str,
+    outputs: Collection[str],
+    started: float,
+    notes: tuple[str, ...] = (),
+) -> EngineInfo:
+    """Facts of an engine that has just opened a model; its outputs come in the order of the model's configuration.
+
+    `started` is the time.perf_counter() at which opening began.
+    """
+    return EngineInfo(
+        backend=backend,
+        precision=precision,
+        device=device,
+        height=model.config.height,
+        width=model.config.width,
+        classes=model.config.classes,
+        outputs=tuple(name for name in model.config.outputs if name in outputs),
+        model=model.name,
+        model_sha256=model.sha256,
+        runtime_version=version,
+        load_ms=(time.perf_counter() - started) * 1e3,
+        notes=notes,
+    )

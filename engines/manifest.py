@@ -16,6 +16,8 @@ FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 BUILT = Path(__file__).resolve().parent / "built"
 """Artefacts built on this machine: MODEL/RUNTIME-PRECISION/{model.onnx, model.plan, manifest.json}."""
+ON_A_GPU = ("tensorrt", "tensorrt-rtx")
+"""Runtimes whose artefacts are for certain GPUs."""
 
 
 class ManifestError(ValueError):
@@ -46,7 +48,7 @@ class Manifest:
     gpu_name: str | None
     """The GPU it was tuned on; None where it was built ahead of time."""
     compute_capability: tuple[str, ...]
-    """Those it runs on, for example ("8.6", "8.9")."""
+    """Those it runs on, for example ("8.6", "8.9"); none for an artefact that runs on a CPU."""
     parity: Mapping[str, Any] | None
     """export.verify.Parity as a dictionary; None before it was verified."""
     git_revision: str | None
@@ -70,7 +72,7 @@ class Manifest:
             raise ManifestError(f"the manifest's batch_max must be 1 or more, not {self.batch_max}")
         if set(self.thresholds) != set(self.classes):
             raise ManifestError("the manifest's thresholds are not those of its classes")
-        if not self.compute_capability:
+        if self.runtime in ON_A_GPU and not self.compute_capability:
             raise ManifestError("the manifest names no compute capability")
 
 
@@ -129,7 +131,9 @@ def check_model(manifest: Manifest, *, weights_sha256: str) -> None:
     if manifest.weights_sha256 != weights_sha256:
         raise ManifestError(f"the {manifest.runtime} artefact was made of other weights than {manifest.model}'s now")
     if manifest.parity is not None and not manifest.parity.get("passed"):
-        raise ManifestError(f"the {manifest.runtime} artefact did not give PyTorch's answer when it was verified")
+        refused = manifest.parity.get("refused")
+        said = ": " + "; ".join(map(str, refused)) if isinstance(refused, (list, tuple)) and refused else ""
+        raise ManifestError(f"the {manifest.runtime} artefact did not give PyTorch's answer when it was verified{said}")
 
 
 def check_machine(manifest: Manifest, *, gpu_name: str, compute_capability: str) -> None:

@@ -1,22 +1,29 @@
-"""ONNX Runtime: the graph beside the weights, in FP32, on the CPU or through the CUDA provider; no torch.
+"""ONNX Runtime: the graph beside the weights, on the CPU or through its CUDA or TensorRT provider; no torch.
 
-Not here: making the graph (export), and TensorRT, which is an engine of its own with its own cache.
+FP32 everywhere; FP16 through the TensorRT provider, which builds and keeps plans of its own. The GPU providers are
+tested with fakes, and have not run on hardware yet. Not here: making the graph (export), and TensorRT by itself.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from engines import cuda
 from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
-from engines.graph import usable_graph
+from engines.graph import describe, usable_graph
+from engines.manifest import BUILT
+from engines.plans import plan_folder
 from sgmsnet.checkpoint import ModelFiles
 
 Device = Literal["auto", "cpu", "cuda"]
+_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_NAMES = {_CUDA: "CUDA", _TENSORRT: "TensorRT"}
 
 
 class OnnxRuntimeEngine:
@@ -24,34 +31,38 @@ class OnnxRuntimeEngine:
 
     info: EngineInfo
 
-    def __init__(self, model: ModelFiles, *, precision: str | None = None, device: Device = "auto") -> None:
-        """Open the graph. Raises EngineUnavailable when the graph, the package or the device is not there."""
-        if precision not in (None, "fp32"):
-            raise EngineUnavailable(f"onnxruntime runs this graph in fp32, not {precision}")
+    def __init__(
+        self, model: ModelFiles, *, precision: str | None = None, device: Device = "auto", built: Path = BUILT
+    ) -> None:
+        """Open the graph. Raises EngineUnavailable when the graph, the package or the device is not there.
+
+        FP16 needs the TensorRT provider, which keeps its plans in `built`.
+        """
+        if precision not in (None, "fp32", "fp16"):
+            raise EngineUnavailable(f"onnxruntime runs this graph in fp32, or in fp16 on a GPU, not {precision}")
         graph = usable_graph(model)
         started = time.perf_counter()
         try:
             import onnxruntime
         except ImportError as error:
             raise EngineUnavailable(f"onnxruntime cannot be imported: {error}") from error
+        precision = precision or "fp32"
+        gpu = _gpu(onnxruntime.get_available_providers(), precision, device)
         self._errors = _errors()
-        self._session: Any = self._open(onnxruntime, graph, device)
-        on_cuda = "CUDAExecutionProvider" in self._session.get_providers()
-        if device == "cuda" and not on_cuda:
-            raise EngineUnavailable("onnxruntime's CUDA provider did not start on this machine")
-        given = {output.name for output in self._session.get_outputs()}
-        self.info = EngineInfo(
+        cache = plan_folder(built, Path(model.name).name, "onnxruntime", precision)
+        self._session: Any = self._open(onnxruntime, graph, _providers(gpu, precision, cache))
+        if gpu and gpu[0] not in self._session.get_providers():
+            if device == "cuda" or precision == "fp16":
+                raise EngineUnavailable(f"onnxruntime's {_NAMES[gpu[0]]} provider did not start on this machine")
+            gpu = None
+        self.info = describe(
+            model,
             backend="onnxruntime",
-            precision="fp32",
-            device="CUDA" if on_cuda else "CPU",
-            height=model.config.height,
-            width=model.config.width,
-            classes=model.config.classes,
-            outputs=tuple(name for name in model.config.outputs if name in given),
-            model=model.name,
-            model_sha256=model.sha256,
-            runtime_version=onnxruntime.__version__,
-            load_ms=(time.perf_counter() - started) * 1e3,
+            precision=precision,
+            device=f"{_NAMES[gpu[0]]} ({gpu[1]})" if gpu else "CPU",
+            version=onnxruntime.__version__,
+            outputs={output.name for output in self._session.get_outputs()},
+            started=started,
         )
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -70,21 +81,55 @@ class OnnxRuntimeEngine:
         """Free the session; a run in another thread finishes first. A second call does nothing."""
         self._session = None
 
-    def _open(self, onnxruntime: Any, graph: Path, device: Device) -> Any:
+    def _open(self, onnxruntime: Any, graph: Path, providers: list[Any]) -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = usable_cores()
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            # TF32 would leave the FP32 parity bound.
-            providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
-        elif device == "cuda":
-            raise EngineUnavailable("this onnxruntime has no CUDA provider; the package onnxruntime-gpu has one")
         try:
             return onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except self._errors as error:
             raise EngineUnavailable(f"onnxruntime cannot open {graph.name}: {error}") from error
+
+
+def _gpu(available: Sequence[str], precision: str, device: Device) -> tuple[str, str] | None:
+    """The GPU provider to use and the GPU's name, None for the CPU; raises EngineUnavailable for what must be there."""
+    wanted = _TENSORRT if precision == "fp16" else _CUDA
+    required = precision == "fp16" or device == "cuda"
+    if device == "cpu" and required:
+        raise EngineUnavailable("onnxruntime runs this graph in fp32 on a CPU; fp16 needs the TensorRT provider")
+    if device == "cpu" or (wanted not in available and not required):
+        return None
+    if wanted not in available:
+        raise EngineUnavailable(
+            f"this onnxruntime has no {_NAMES[wanted]} provider; the package onnxruntime-gpu has one"
+        )
+    try:
+        return wanted, cuda.first_gpu().name  # asked first: a provider without a driver may end the process
+    except EngineUnavailable as error:
+        if required:
+            raise EngineUnavailable(f"onnxruntime's {_NAMES[wanted]} provider cannot start: {error}") from error
+        return None
+
+
+def _providers(gpu: tuple[str, str] | None, precision: str, cache: Path) -> list[Any]:
+    """Providers with their options, best first."""
+    if gpu is None:
+        return [_CPU]
+    # TF32 would leave the FP32 parity bound.
+    on_cuda = (_CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
+    if gpu[0] == _CUDA:
+        return [on_cuda, _CPU]
+    cache.mkdir(parents=True, exist_ok=True)
+    options = {
+        "trt_fp16_enable": str(precision == "fp16"),
+        "trt_layer_norm_fp32_fallback": "True",
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(cache),
+    }
+    return [(_TENSORRT, options), on_cuda, _CPU]
 
 
 def usable_cores() -> int:

@@ -1,22 +1,27 @@
-"""OpenVINO on the CPU: the graph beside the weights, in BF16 where the CPU has it; no torch, no telemetry.
+"""OpenVINO on the CPU: the graph beside the weights, in BF16 where the CPU has it, or an artefact built here; no torch.
 
-Not here: converting and quantising. The graph is read with Core.read_model, which sends nothing; the converter
-and nncf would.
+Not here: converting and quantising (`python -m export openvino`). The package is imported without its converter, which
+would report that to its maker (openvino_runtime.py), and the graph is read with Core.read_model, which sends nothing.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engines.artefacts import build_command, fitting_artefact
 from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
-from engines.graph import usable_graph
+from engines.graph import describe, usable_graph
+from engines.manifest import BUILT
+from engines.openvino_runtime import import_openvino
 from sgmsnet.checkpoint import ModelFiles
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_DEFAULTS = ("bf16", "fp32")  # FP16 only when it is asked for: its range is small
 
 
 class OpenVinoEngine:
@@ -24,38 +29,42 @@ class OpenVinoEngine:
 
     info: EngineInfo
 
-    def __init__(self, model: ModelFiles, *, precision: str | None = None) -> None:
-        """Compile the graph; raises EngineUnavailable when graph, package or precision is not there."""
-        graph = usable_graph(model)
+    def __init__(
+        self, model: ModelFiles, *, precision: str | None = None, built: Path = BUILT, unverified: bool = False
+    ) -> None:
+        """Compile the graph; raises EngineUnavailable when graph, package or precision is not there.
+
+        INT8 opens the artefact in `built`, and no other precision's graph in its place; the others run an artefact
+        where one was built, and the graph beside the weights otherwise. `unverified` opens an artefact that
+        verification has not accepted, to verify it.
+        """
+        usable_graph(model)
         started = time.perf_counter()
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError as error:
             raise EngineUnavailable(f"openvino cannot be imported: {error}") from error
+        graph = None
         try:
             core = openvino.Core()
             device = core.get_property("CPU", "FULL_DEVICE_NAME")
-            precision = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-            options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+            precision, hint = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+            graph = _graph(model, precision, version=openvino.__version__, built=built, unverified=unverified)
+            options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
             self._compiled: Any = core.compile_model(core.read_model(graph), "CPU", options)
         except EngineUnavailable:
             raise
         except RuntimeError as error:
-            raise EngineUnavailable(f"openvino cannot open {graph.name}: {error}") from error
+            raise EngineUnavailable(f"openvino cannot open {graph or 'the processor'}: {error}") from error
         self._requests = threading.local()
-        given = {port.get_any_name() for port in self._compiled.outputs}
-        self.info = EngineInfo(
+        self.info = describe(
+            model,
             backend="openvino",
             precision=precision,
             device=f"CPU ({device})",
-            height=model.config.height,
-            width=model.config.width,
-            classes=model.config.classes,
-            outputs=tuple(name for name in model.config.outputs if name in given),
-            model=model.name,
-            model_sha256=model.sha256,
-            runtime_version=openvino.__version__,
-            load_ms=(time.perf_counter() - started) * 1e3,
+            version=openvino.__version__,
+            outputs={port.get_any_name() for port in self._compiled.outputs},
+            started=started,
         )
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -66,7 +75,10 @@ class OpenVinoEngine:
             raise EngineError("the openvino engine is closed")
         try:
             request = self._request(compiled)
-            request.infer({"images": np.ascontiguousarray(images)})
+            # Shared: the wrapper would copy the images, and every output once more than is needed.
+            request.infer(
+                {"images": np.require(images, requirements=["C", "W"])}, share_inputs=True, share_outputs=True
+            )
             return {name: _copy(request.get_tensor(name).data) for name in self.info.outputs}
         except RuntimeError as error:
             raise EngineError(f"openvino failed: {error}") from error
@@ -83,13 +95,24 @@ class OpenVinoEngine:
         return self._requests.request
 
 
-def _choose_precision(asked: str | None, capabilities: list[str]) -> str:
-    supported = [name for name in ("bf16", "fp32") if name.upper() in capabilities]
-    if asked is None:
-        return supported[0]
-    if asked not in supported:
+def _choose_precision(asked: str | None, capabilities: list[str]) -> tuple[str, str]:
+    """The precision, and the hint that OpenVINO takes for it."""
+    supported = [name for name in ("bf16", "fp32", "fp16", "int8") if name.upper() in capabilities]
+    best = next(name for name in _DEFAULTS if name in supported)
+    chosen = asked or best
+    if chosen not in supported:
         raise EngineUnavailable(f"openvino runs {', '.join(supported)} on this CPU, not {asked}")
-    return asked
+    # Beside quantised layers OpenVINO 2026.4 finds no implementation of some others in BF16 and FP16.
+    return chosen, _HINTS["fp32" if chosen == "int8" else chosen]
+
+
+def _graph(model: ModelFiles, precision: str, *, version: str, built: Path, unverified: bool) -> Path:
+    artefact = fitting_artefact(model, precision, version=version, built=built, unverified=unverified)
+    if artefact is None and precision == "int8":
+        raise EngineUnavailable(
+            f"no openvino artefact in int8 was built for {model.name}; `{build_command('int8')}` builds one"
+        )
+    return artefact or usable_graph(model)
 
 
 def _copy(values: np.ndarray) -> np.ndarray:

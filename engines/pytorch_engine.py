@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
+from engines.graph import describe
 from sgmsnet.checkpoint import ModelFiles, WeightsError, load_network
 
 
@@ -43,18 +44,14 @@ class PyTorchEngine:
         if self._autocast is not None:
             network = network.to(memory_format=torch.channels_last)
         self._network: torch.nn.Module | None = network
-        self.info = EngineInfo(
+        self.info = describe(
+            model,
             backend="pytorch",
             precision=precision,
             device=torch.cuda.get_device_name(0) if on_cuda else "CPU",
-            height=model.config.height,
-            width=model.config.width,
-            classes=model.config.classes,
+            version=torch.__version__,
             outputs=model.config.outputs,
-            model=model.name,
-            model_sha256=model.sha256,
-            runtime_version=torch.__version__,
-            load_ms=(time.perf_counter() - started) * 1e3,
+            started=started,
         )
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:

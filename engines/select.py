@@ -1,6 +1,6 @@
 """Which runtimes are here, in which order they are tried, and why one was passed over; never imports torch.
 
-Not here: measuring them. Without a measured ranking the order is fixed: fastest kind first.
+Not here: measuring them (measure.py). Without a measured ranking the order is fixed: fastest kind first.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ import ctypes.util
 import importlib.metadata
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from engines import ranked
 from engines.base import Engine, EngineUnavailable
 from engines.graph import usable_graph
+from engines.manifest import BUILT
 from engines.plans import MODULES, Runtime, fitting_plan
+from engines.ranked import Measured
+from engines.verdicts import refuse_failed
 from sgmsnet.checkpoint import ModelFiles
 
 _log = logging.getLogger(__name__)
@@ -88,17 +93,26 @@ ENGINES: tuple[str, ...] = tuple(_RUNTIMES)
 """Names that `open_engine` takes besides "auto", in the order in which they are tried where nothing else is known."""
 
 
-def ranking() -> tuple[str, ...]:
-    """Engine names, best first; where ONNX Runtime can use CUDA it comes right after TensorRT."""
+def ranking(measured: Sequence[Measured] = ()) -> tuple[str, ...]:
+    """Engine names, best first; where ONNX Runtime can use CUDA it comes right after TensorRT.
+
+    Engines that were measured on this machine stand in the order of their speed, the others keep their places.
+    """
+    names = ENGINES
     if _version(("onnxruntime-gpu",)) and ctypes.util.find_library("cuda"):
         first = ("tensorrt", "tensorrt-rtx", "onnxruntime")
-        return (*first, *(name for name in ENGINES if name not in first))
-    return ENGINES
+        names = (*first, *(name for name in ENGINES if name not in first))
+    return ranked.reorder(names, measured)
 
 
-def probe(model: ModelFiles) -> list[Availability]:
-    """What is known of each runtime for this model here, in ranking order; imports none and never raises."""
-    return [_probe(name, model) for name in ranking()]
+def probe(model: ModelFiles, *, known: Sequence[Measured] | None = None) -> list[Availability]:
+    """What is known of each runtime for this model here, in ranking order; imports none and never raises.
+
+    `known` is what `doctor --measure` found, by default as it was kept: an engine whose process failed then is not
+    available, for that reason.
+    """
+    measured = ranked.read(model) if known is None else known
+    return [_probe(name, model, measured) for name in ranking(measured)]
 
 
 def choose(name: str, model: ModelFiles, *, precision: str | None = None) -> Choice:
@@ -109,11 +123,12 @@ def choose(name: str, model: ModelFiles, *, precision: str | None = None) -> Cho
     if name != "auto" and name not in ENGINES:
         raise EngineUnavailable(f"there is no engine {name!r}; there are auto, {', '.join(ENGINES)}")
     skipped: list[Availability] = []
-    for candidate in ranking() if name == "auto" else (name,):
-        found = _probe(candidate, model)
+    measured = ranked.read(model) if name == "auto" else ()
+    for candidate in ranking(measured) if name == "auto" else (name,):
+        found = _probe(candidate, model, measured)
         if found.available:
             try:
-                return Choice(_RUNTIMES[candidate].open(model, precision), tuple(skipped))
+                return Choice(_open(candidate, model, precision), tuple(skipped))
             except EngineUnavailable as error:
                 found = Availability(candidate, False, str(error), found.version)
         if name != "auto":
@@ -129,7 +144,34 @@ def open_engine(name: str, model: ModelFiles, *, precision: str | None = None) -
     return choose(name, model, precision=precision).engine
 
 
-def _probe(name: str, model: ModelFiles) -> Availability:
+def open_unverified(name: str, model: ModelFiles, *, precision: str | None = None, built: Path = BUILT) -> Engine:
+    """The engine of `choose` for verification alone: a named engine opens although it failed, or was never verified.
+
+    `built` holds the artefact of OpenVINO.
+    """
+    if name == "auto" or name not in ENGINES:
+        return open_engine(name, model, precision=precision)
+    found = _probe(name, model, ())
+    if not found.available:
+        raise EngineUnavailable(found.reason)
+    if name == "openvino":
+        from engines.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(model, precision=precision, built=built, unverified=True)
+    return _RUNTIMES[name].open(model, precision)
+
+
+def _open(name: str, model: ModelFiles, precision: str | None) -> Engine:
+    engine = _RUNTIMES[name].open(model, precision)
+    try:
+        refuse_failed(engine.info)
+    except EngineUnavailable:
+        engine.close()
+        raise
+    return engine
+
+
+def _probe(name: str, model: ModelFiles, measured: Sequence[Measured]) -> Availability:
     runtime = _RUNTIMES[name]
     version = _version(runtime.distributions)
     if not _importable(runtime.module):
@@ -138,6 +180,9 @@ def _probe(name: str, model: ModelFiles) -> Availability:
         runtime.look(model)
     except EngineUnavailable as error:
         return Availability(name, False, str(error), version)
+    for one in measured:
+        if one.name == name and one.median_ms is None:
+            return Availability(name, False, f"it did not run when it was measured: {one.reason}", version)
     return Availability(name, True, "installed", version)
 
 

@@ -1,4 +1,4 @@
-"""The command line of export: `python -m export onnx | tensorrt | reference | verify | benchmark`."""
+"""The command line of export: `python -m export onnx | openvino | tensorrt | reference | verify | benchmark`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from engines.base import EngineError, EngineUnavailable
-from engines.manifest import BUILT, record_parity
-from engines.plans import MODULES, plan_folder
+from engines.manifest import BUILT
+from engines.plans import plan_folder
 from export import ExportError, benchmark
 from export.jetpack import JETPACKS
 from sgmsnet.checkpoint import ModelFiles, find
@@ -60,6 +60,22 @@ def _parser() -> argparse.ArgumentParser:
     tensorrt.add_argument("--graph", type=Path, metavar="FILE", help="of export onnx, made elsewhere: needs no torch")
     tensorrt.add_argument("--workspace-mb", type=int, default=1024, help="largest scratch memory (default: 1024)")
 
+    openvino = commands.add_parser("openvino", help="build an OpenVINO artefact with its manifest in engines/built")
+    openvino.set_defaults(command=_openvino)
+    openvino.add_argument("--precision", choices=("bf16", "fp16", "int8"), default="bf16")
+    openvino.add_argument(
+        "--calibration",
+        type=Path,
+        nargs="+",
+        help="X-rays to calibrate int8 (default: training images of SGMSNET_DATA)",
+    )
+    openvino.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        help="X-rays to verify on (int8 by default: validation images of SGMSNET_DATA)",
+    )
+
     reference = commands.add_parser("reference", help="store PyTorch's outputs for some images")
     reference.set_defaults(command=_reference)
     verify = commands.add_parser("verify", help="compare an engine with PyTorch FP32; status 1 out of bounds")
@@ -72,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(command=benchmark.run)
     benchmark.add_arguments(bench)
 
-    for command in (onnx, tensorrt, reference, verify):
+    for command in (openvino, verify):
+        command.add_argument(
+            "--masks", action="append", metavar="CLASS=FOLDER", help="true masks, in a folder beside the folder images"
+        )
+    for command in (onnx, openvino, tensorrt, reference, verify):
         command.add_argument("--model", default="cxr", help="name of a shipped model or a .safetensors file")
     reference.add_argument("--images", type=Path, nargs="+", required=True, help="X-rays or folders of them")
     verify.add_argument(
@@ -128,26 +148,61 @@ def _reference(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from engines.select import open_engine
-    from export.verify import verify, verify_reference
+    from engines.select import open_unverified
+    from export import cases
+    from export.to_openvino import record
+    from export.verify import verify_cases, verify_reference
 
     files = find(options.model)
-    engine = open_engine(options.engine, files, precision=options.precision)
+    images = cases.read(options.images, files, masks=_masks(options)) if options.images else []
+    engine = open_unverified(options.engine, files, precision=options.precision)
     try:
-        if options.images:
-            parity = verify(files, engine, _prepared(options.images, files))
-        else:
-            parity = verify_reference(files, engine)
+        parity = verify_cases(files, engine, images) if images else verify_reference(files, engine)
     finally:
         engine.close()
-    if engine.info.backend in MODULES:
-        folder = plan_folder(BUILT, files.name, engine.info.backend, engine.info.precision)
-        record_parity(folder, parity.to_dict())
-    text = json.dumps(parity.to_dict(), indent=2, allow_nan=False)
+    found = record(plan_folder(BUILT, files.name, engine.info.backend, engine.info.precision), parity)
+    text = json.dumps(found, indent=2, allow_nan=False)
     if options.json:
         options.json.write_text(text + "\n", encoding="utf-8")
     print(text)
-    return 0 if parity.passed else 1
+    return 0 if found["passed"] else 1
+
+
+def _openvino(options: argparse.Namespace) -> int:
+    from export import cases, to_openvino
+
+    files = find(options.model)
+    masks = _masks(options)
+    calibration: list[cases.Case] = []
+    if options.precision == "int8":
+        calibration = (
+            cases.read(options.calibration, files)
+            if options.calibration
+            else cases.of_data_root(files, split="train", at_most=to_openvino.CALIBRATION_IMAGES, labelled=False)
+        )
+    if options.images:
+        verification = cases.read(options.images, files, masks=masks)
+    elif options.precision == "int8":
+        at_most = to_openvino.VERIFICATION_IMAGES
+        verification = cases.of_data_root(files, split="val", at_most=at_most, labelled=True)
+    else:
+        verification = []
+    folder = to_openvino.build(
+        files,
+        precision=options.precision,
+        calibration=calibration,
+        verification=verification,
+        report=lambda line: print(line, flush=True),
+    )
+    print(f"{folder}: built" + (", and within the bound" if verification else ", and not verified"))
+    return 0
+
+
+def _masks(options: argparse.Namespace) -> dict[str, str] | None:
+    masks = dict(option.partition("=")[::2] for option in options.masks or ())
+    if not all(masks.values()):
+        raise ValueError("--masks reads CLASS=FOLDER, for example --masks infection=masks")
+    return masks or None
 
 
 def _prepared(paths: Sequence[Path], files: ModelFiles) -> np.ndarray:

@@ -198,8 +198,8 @@ def _manifest(
         artefact=PLAN,
         artefact_sha256=manifests.file_sha256(folder / PLAN),
         opset=opset,
-        inputs=_shapes(graph.input),
-        outputs=_shapes(graph.output),
+        inputs=shapes_of(graph.input),
+        outputs=shapes_of(graph.output),
         batch_max=request.batch_max,
         classes=files.config.classes,
         thresholds=files.thresholds,
@@ -209,17 +209,18 @@ def _manifest(
         gpu_name=gpu.name if gpu else None,
         compute_capability=(gpu.compute_capability,) if gpu else request.compute_capabilities,
         parity=None,
-        git_revision=_git_revision(),
+        git_revision=git_revision(),
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
 
-def _shapes(values: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+def shapes_of(values: Sequence[Any]) -> dict[str, tuple[int, ...]]:
     """Names to shapes, with -1 for the free batch."""
     return {value.name: (-1, *(side.dim_value for side in value.type.tensor_type.shape.dim[1:])) for value in values}
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
+    """Of the checkout; None for an installed copy."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine offers and which engines work on it. Imports no runtime, measures nothing."""
+"""`doctor`: what this machine offers, which engines work on it and, with --measure, how fast; imports no runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from engines import select
+from engines import measure, ranked, select
+from engines.ranked import Measured
 from engines.select import Availability
 from sgmsnet.checkpoint import WeightsError, find
 from sgmsnet.commands.jetson import facts as jetson_facts
@@ -45,24 +46,44 @@ class Report:
     model_error: str | None
     engines: tuple[Availability, ...]
     jetson_facts: tuple[str, ...] = ()
+    measured: tuple[Measured, ...] = ()
+    """What --measure found of this model on this machine, now or before."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of doctor."""
     parser.add_argument("--model", default="cxr", metavar="NAME|FILE", help="the model to look for (default: cxr)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--measure", action="store_true", help="time every engine in a process of its own; `auto` takes that order"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 0 if at least one engine works, else 1."""
+    if args.measure:
+        _measure(args.model)
     report = examine(args.model)
     print(json.dumps(asdict(report), indent=2) if args.json else as_text(report))
     return 0 if any(engine.available for engine in report.engines) else 1
 
 
+def _measure(model: str) -> None:
+    """Measure and keep the order; what cannot be kept or found is said in a line."""
+    try:
+        files = find(model)
+        found = measure.measure(files, report=lambda name: print(f"Measuring {name}", file=sys.stderr, flush=True))
+        print(f"Kept in {ranked.write(files, found)}", file=sys.stderr)
+    except WeightsError:
+        return  # the report says it
+    except OSError as error:
+        print(f"The order could not be kept: {error}", file=sys.stderr)
+
+
 def examine(model: str) -> Report:
     """Look at the machine, the model and the engines; never raises for what is missing."""
     engines: tuple[Availability, ...] = ()
+    measured: tuple[Measured, ...] = ()
     file = sha256 = problem = None
     try:
         files = find(model)
@@ -70,7 +91,8 @@ def examine(model: str) -> Report:
         problem = str(error)
     else:
         file, sha256 = str(files.weights), files.sha256
-        engines = tuple(select.probe(files))
+        measured = ranked.read(files)
+        engines = tuple(select.probe(files, known=measured))
     packages, jetson = {name: _version(name) for name in PACKAGES}, jetson_release()
     return Report(
         python=platform.python_version(),
@@ -84,6 +106,7 @@ def examine(model: str) -> Report:
         model_sha256=sha256,
         model_error=problem,
         engines=engines,
+        measured=measured,
         jetson_facts=tuple(jetson_facts(packages, can_import_tensorrt=find_spec("tensorrt") is not None))
         if jetson
         else (),
@@ -116,14 +139,15 @@ def _model_line(report: Report) -> str:
 def _engine_lines(report: Report) -> list[str]:
     if not report.engines:
         return ["  not looked for, since there is no model to open"]
-    return [f"  {e.name:<13} {_state(e)}" for e in report.engines]
+    return [f"  {e.name:<13} {_state(e, report.measured)}" for e in report.engines]
 
 
-def _state(engine: Availability) -> str:
+def _state(engine: Availability, measured: tuple[Measured, ...]) -> str:
     version = f" {engine.version}" if engine.version else ""
-    if engine.available:
-        return f"available{version}"
-    return f"not available{version}: {engine.reason}"
+    if not engine.available:
+        return f"not available{version}: {engine.reason}"
+    times = [f", {one.median_ms:.1f} ms an image in {one.precision}" for one in measured if one.name == engine.name]
+    return f"available{version}{times[0] if times else ''}"
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:

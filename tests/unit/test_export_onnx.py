@@ -192,8 +192,9 @@ def test_verify_sees_another_model_s_answers(files: ModelFiles, example_images: 
 
 
 def test_commands_make_a_graph_and_verify_it(
-    files: ModelFiles, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    files: ModelFiles, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("export.__main__.BUILT", tmp_path)
     model = str(files.weights)
     assert files.graph is not None
     files.graph.write_bytes(b"stale")
@@ -205,6 +206,7 @@ def test_commands_make_a_graph_and_verify_it(
     figures = json.loads(report.read_text())
     assert figures["passed"]
     assert figures["against"] == "reference"
+    assert json.loads((tmp_path / "tiny" / "onnxruntime-fp32" / "parity.json").read_text()) == figures
     capsys.readouterr()
 
 

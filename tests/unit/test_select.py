@@ -81,7 +81,7 @@ def test_auto_falls_back_and_keeps_the_reasons(without_graph: ModelFiles, monkey
 def test_auto_falls_back_when_an_available_engine_does_not_open(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "ranking", lambda: ("onnxruntime", "pytorch"))
+    monkeypatch.setattr(select, "ranking", lambda measured=(): ("onnxruntime", "pytorch"))
     choice = choose("auto", files, precision="bf16")  # ONNX Runtime runs FP32 only
     choice.engine.close()
     assert (choice.engine.info.backend, choice.engine.info.precision) == ("pytorch", "bf16")

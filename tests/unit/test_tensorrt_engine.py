@@ -293,7 +293,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_reason_and_auto_falls_back
         _open(files, folder)
     assert not gpu.cuda.alive
     _use_folder(monkeypatch, folder)
-    monkeypatch.setattr(select, "ranking", lambda: ("tensorrt", "onnxruntime"))
+    monkeypatch.setattr(select, "ranking", lambda measured=(): ("tensorrt", "onnxruntime"))
     choice = choose("auto", files)
     choice.engine.close()
     assert choice.engine.info.backend == "onnxruntime"
