@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _DEFAULTS = ("bf16", "fp32")  # FP16 only when it is asked for: its range is sma
 
 
 class OpenVinoEngine:
-    """A compiled model with one infer request per thread."""
+    """A model compiled for one image and, from the first other batch on, for any; one infer request per thread."""
 
     info: EngineInfo
 
@@ -50,12 +51,14 @@ class OpenVinoEngine:
             device = core.get_property("CPU", "FULL_DEVICE_NAME")
             precision, hint = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
             graph = _graph(model, precision, version=openvino.__version__, built=built, unverified=unverified)
-            options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-            self._compiled: Any = core.compile_model(core.read_model(graph), "CPU", options)
+            self._source: _Source | None = _Source(core, graph, model, hint)
+            one = self._source.compile(batch=1)
         except EngineUnavailable:
             raise
         except RuntimeError as error:
             raise EngineUnavailable(f"openvino cannot open {graph or 'the processor'}: {error}") from error
+        self._compiled: dict[bool, Any] = {True: one}  # by whether it is for one image alone
+        self._lock = threading.Lock()
         self._requests = threading.local()
         self.info = describe(
             model,
@@ -63,18 +66,18 @@ class OpenVinoEngine:
             precision=precision,
             device=f"CPU ({device})",
             version=openvino.__version__,
-            outputs={port.get_any_name() for port in self._compiled.outputs},
+            outputs={port.get_any_name() for port in one.outputs},
             started=started,
         )
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See engines.base.Engine.run."""
         check_images(images, self.info)
-        compiled = self._compiled
-        if compiled is None:
+        source = self._source
+        if source is None:
             raise EngineError("the openvino engine is closed")
         try:
-            request = self._request(compiled)
+            request = self._request(source, single=len(images) == 1)
             # Shared: the wrapper would copy the images, and every output once more than is needed.
             request.infer(
                 {"images": np.require(images, requirements=["C", "W"])}, share_inputs=True, share_outputs=True
@@ -84,15 +87,39 @@ class OpenVinoEngine:
             raise EngineError(f"openvino failed: {error}") from error
 
     def close(self) -> None:
-        """Let go of the compiled model and of every thread's request; a second call does nothing."""
-        self._compiled = None
+        """Let go of the compiled models and of every thread's requests; a second call does nothing."""
+        self._source = None
+        self._compiled = {}
         self._requests = threading.local()
 
-    def _request(self, compiled: Any) -> Any:
+    def _request(self, source: _Source, *, single: bool) -> Any:
         # A request holds its tensors, so two threads must not share one.
-        if not hasattr(self._requests, "request"):
-            self._requests.request = compiled.create_infer_request()
-        return self._requests.request
+        requests = self._requests.__dict__
+        if str(single) not in requests:
+            compiled = self._compiled
+            with self._lock:
+                if single not in compiled:
+                    compiled[single] = source.compile(batch=-1)
+            requests[str(single)] = compiled[single].create_infer_request()
+        return requests[str(single)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """What a model is compiled from."""
+
+    core: Any
+    graph: Path
+    model: ModelFiles
+    hint: str
+
+    def compile(self, *, batch: int) -> Any:
+        """For batches of one size, or with -1 of any, which makes one image some percent slower."""
+        read = self.core.read_model(self.graph)
+        read.reshape([batch, 1, self.model.config.height, self.model.config.width])
+        return self.core.compile_model(
+            read, "CPU", {"INFERENCE_PRECISION_HINT": self.hint, "PERFORMANCE_HINT": "LATENCY"}
+        )
 
 
 def _choose_precision(asked: str | None, capabilities: list[str]) -> tuple[str, str]:
