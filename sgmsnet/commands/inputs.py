@@ -29,11 +29,12 @@ def _images_below(folder: Path, leave_out: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
         folders[:] = sorted(name for name in folders if (here / name).resolve() != leave_out)
-        images += [here / name for name in sorted(files) if _looks_like_image(here / name)]
+        images += [here / name for name in sorted(files) if looks_like_image(here / name)]
     return images
 
 
-def _looks_like_image(file: Path) -> bool:
+def looks_like_image(file: Path) -> bool:
+    """By its suffix; a file without one by its first bytes."""
     if file.suffix:
         return file.suffix.lower() in imaging.SUFFIXES
     return file.name != "DICOMDIR" and _is_dicom(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -17,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 import sgmsnet
-from engines import select
+from engines import select, server_address
 from engines.base import EngineUnavailable
 from sgmsnet import html_report, overlay
 from sgmsnet.checkpoint import WeightsError
-from sgmsnet.commands import CommandError
+from sgmsnet.commands import CommandError, predict_archive
 from sgmsnet.commands.inputs import collect, output_names
 from sgmsnet.dicom_seg import SegmentationError, write_segmentation
 from sgmsnet.pipeline import Pipeline
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "inputs",
-        nargs="+",
+        nargs="*",
         type=Path,
         metavar="INPUT",
         help="image files, and folders searched to their depth",
@@ -68,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for the results; made if it is not there",
     )
     add("--engine", default="auto", metavar="NAME", help="auto or one that doctor lists (default: auto)")
+    add(
+        "--triton-url",
+        metavar="HOST:PORT",
+        help="a server of the Open Inference Protocol v2 for --engine triton; grpc://HOST:PORT for gRPC",
+    )
     add("--precision", metavar="P", help="fp32, bf16, fp16 or int8 (default: the engine's own)")
     add(
         "--model",
@@ -100,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--flip", action="store_true", help="run the mirror image too and take the mean; twice the time")
     add("--batch-size", type=int, default=8, metavar="N", help="images run at once, at most (default: 8)")
+    predict_archive.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
     thresholds = parse_thresholds(args.threshold)
     if args.batch_size < 1:
         raise CommandError(f"--batch-size must be at least 1, not {args.batch_size}.")
+    if predict_archive.wanted(args):
+        return predict_archive.run_cluster(args) if args.cluster else _run_archive(args, thresholds)
     jobs = _jobs(args.inputs, args.output)
     pipeline = _open(args)
     try:
@@ -130,6 +139,26 @@ def run(args: argparse.Namespace) -> int:
     finally:
         pipeline.close()
     return 1 if failures else 0
+
+
+def _run_archive(args: argparse.Namespace, thresholds: dict[str, float]) -> int:
+    kinds = _kinds(args.write)
+
+    def open_pipeline() -> Pipeline:
+        pipeline = _open(args)
+        _check_classes(thresholds, pipeline)
+        return pipeline
+
+    def encode(outcome: Prediction | Failure, source: Path, target: Path) -> tuple[dict[str, Any], str | None]:
+        results = Results(target.parent, kinds, keep_identity=args.keep_identity)
+        if args.strict:
+            outcome = withhold_unfamiliar(outcome)
+        return _encode(outcome, Job(source, target.name), results)
+
+    try:
+        return predict_archive.run(args, predict_archive.options(args, thresholds), open_pipeline, encode)
+    except OSError as error:
+        raise CommandError(f"The results could not be written to {args.output}: {error.strerror or error}.") from error
 
 
 def write_files(prediction: Prediction, job: Job, results: Results) -> None:
@@ -173,6 +202,8 @@ def parse_thresholds(options: list[str]) -> dict[str, float]:
 
 
 def _jobs(inputs: list[Path], output: Path) -> list[Job]:
+    if not inputs:
+        raise CommandError("Give images or folders, or --list FILE.")
     if not any(path.exists() for path in inputs):
         raise CommandError(f"There is no {' and no '.join(map(str, inputs))}.")
     files = collect(inputs, leave_out=output)
@@ -182,6 +213,8 @@ def _jobs(inputs: list[Path], output: Path) -> list[Job]:
 
 
 def _open(args: argparse.Namespace) -> Pipeline:
+    if args.triton_url:
+        os.environ[server_address.URL] = args.triton_url
     if args.engine not in ("auto", *select.ENGINES):
         raise CommandError(f"There is no engine {args.engine!r}; choose auto, {', '.join(select.ENGINES)}.")
     try:
