@@ -31,6 +31,10 @@ bench: $(VENV)/dev.stamp
 fuzz load soak: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.security.$@ $(ARGS)
 
+# A real Triton in an environment of its own (about 500 MB), which is kept for the next time.
+test-triton: $(VENV)/dev.stamp
+	SGMSNET_TRITON_VENV=$${SGMSNET_TRITON_VENV:-.venv-triton} $(BIN)/python -m pytest tests/triton $(ARGS)
+
 # After deploy/jetson/install.sh: TensorRT is JetPack's, and nothing is installed here.
 jetson-engine:
 	$(BIN)/python -m export tensorrt --model cxr $(ARGS)

@@ -41,6 +41,7 @@ class Options:
     engine: str
     precision: str | None
     model: str
+    triton_url: str | None = None
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -62,6 +63,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--keep", type=_minutes, default=60.0, metavar="MINUTES", help="delete files after (default: %(default)g)"
     )
     parser.add_argument("--engine", default="auto", help="auto, onnxruntime, pytorch, ... (default: %(default)s)")
+    parser.add_argument(
+        "--triton-url", metavar="HOST:PORT", help="server of --engine triton; grpc://HOST:PORT for gRPC"
+    )
     parser.add_argument("--precision", help="fp32, bf16, fp16 or int8, where the engine has it")
     parser.add_argument("--model", default="cxr", help="shipped model or .safetensors file (default: %(default)s)")
     return Options(**vars(parser.parse_args(arguments)))
@@ -220,10 +224,12 @@ def _serve(options: Options) -> int:
 def _open_desk(options: Options) -> Any:
     """The handlers' desk with its first engine warm. Runs beside the import of Gradio."""
     import sgmsnet
-    from engines import select
+    from engines import select, server_address
     from sgmsnet import checkpoint
     from sgmsnet.web.desk import Desk
 
+    if options.triton_url:
+        os.environ[server_address.URL] = options.triton_url
     files = checkpoint.find(options.model)
 
     def open_pipeline(engine: str) -> Any:

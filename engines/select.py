@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines import ranked
+from engines import ranked, server_address
 from engines.base import Engine, EngineUnavailable
 from engines.graph import usable_graph
 from engines.manifest import BUILT
@@ -82,12 +82,19 @@ def _open_pytorch(model: ModelFiles, precision: str | None) -> Engine:
     return PyTorchEngine(model, precision=precision)
 
 
+def _open_triton(model: ModelFiles, precision: str | None) -> Engine:
+    from engines.triton_engine import TritonEngine
+
+    return TritonEngine(model, precision=precision)
+
+
 _RUNTIMES = {
     "tensorrt": _tensorrt("tensorrt", "tensorrt"),
     "tensorrt-rtx": _tensorrt("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
     "openvino": _Runtime("openvino", ("openvino",), usable_graph, _open_openvino),
     "onnxruntime": _Runtime("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), usable_graph, _open_onnxruntime),
     "pytorch": _Runtime("torch", ("torch",), lambda model: None, _open_pytorch),
+    "triton": _Runtime("http.client", ("tritonclient",), lambda model: server_address.named_server(), _open_triton),
 }
 ENGINES: tuple[str, ...] = tuple(_RUNTIMES)
 """Names that `open_engine` takes besides "auto", in the order in which they are tried where nothing else is known."""
@@ -102,7 +109,10 @@ def ranking(measured: Sequence[Measured] = ()) -> tuple[str, ...]:
     if _version(("onnxruntime-gpu",)) and ctypes.util.find_library("cuda"):
         first = ("tensorrt", "tensorrt-rtx", "onnxruntime")
         names = (*first, *(name for name in ENGINES if name not in first))
-    return ranked.reorder(names, measured)
+    names = ranked.reorder(names, measured)
+    if server_address.was_named():  # who names a server wants it
+        names = ("triton", *(name for name in names if name != "triton"))
+    return names
 
 
 def probe(model: ModelFiles, *, known: Sequence[Measured] | None = None) -> list[Availability]:
@@ -169,6 +179,13 @@ def _open(name: str, model: ModelFiles, precision: str | None) -> Engine:
         engine.close()
         raise
     return engine
+
+
+def open_server(address: server_address.Address, model: ModelFiles) -> Engine:
+    """The engine of one server that is named here and now; raises EngineUnavailable."""
+    from engines.triton_engine import TritonEngine
+
+    return TritonEngine(model, address=address)
 
 
 def _probe(name: str, model: ModelFiles, measured: Sequence[Measured]) -> Availability:

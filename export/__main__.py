@@ -13,8 +13,9 @@ import numpy as np
 from engines.base import EngineError, EngineUnavailable
 from engines.manifest import BUILT
 from engines.plans import plan_folder
-from export import ExportError, benchmark
+from export import ExportError, benchmark, capacity_command
 from export.jetpack import JETPACKS
+from export.machine import ROOT
 from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.imaging import SUFFIXES, load, prepare
 
@@ -84,6 +85,22 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--precision")
     verify.add_argument("--json", type=Path, help="write the figures to this file too")
 
+    triton = commands.add_parser("triton", help="write a model repository for Triton Inference Server")
+    triton.set_defaults(command=_triton)
+    triton.add_argument("--output", type=Path, required=True, metavar="REPO", help="folder of models; made if missing")
+    triton.add_argument("--platform", choices=("onnxruntime", "openvino", "tensorrt"), default="onnxruntime")
+    triton.add_argument("--gpu", action="store_true", help="instances on each GPU (always so with tensorrt)")
+    triton.add_argument("--instances", type=int, default=1, metavar="N", help="copies of the model (default: 1)")
+    triton.add_argument("--batch", type=int, default=8, metavar="N", help="largest batch (default: 8)")
+    triton.add_argument(
+        "--queue-delay-ms", type=float, default=2.0, metavar="MS", help="longest wait for a batch (default: 2)"
+    )
+    triton.add_argument("--warm-up", type=Path, metavar="FILE", help="X-ray to warm up with (default: an example)")
+
+    capacity = commands.add_parser("capacity", help="servers for a rate and a latency, simulated from measurements")
+    capacity.set_defaults(command=capacity_command.run)
+    capacity_command.add_arguments(capacity)
+
     bench = commands.add_parser("benchmark", help="time engines, stages and the page; status 3 on a busy machine")
     bench.set_defaults(command=benchmark.run)
     benchmark.add_arguments(bench)
@@ -92,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--masks", action="append", metavar="CLASS=FOLDER", help="true masks, in a folder beside the folder images"
         )
-    for command in (onnx, openvino, tensorrt, reference, verify):
+    for command in (capacity, onnx, openvino, tensorrt, triton, reference, verify):
         command.add_argument("--model", default="cxr", help="name of a shipped model or a .safetensors file")
     reference.add_argument("--images", type=Path, nargs="+", required=True, help="X-rays or folders of them")
     verify.add_argument(
@@ -135,6 +152,27 @@ def _tensorrt(options: argparse.Namespace) -> int:
         report=lambda line: print(line, flush=True),
     )
     print(f"{folder}: built, and not yet run; `python -m export verify` compares it with PyTorch")
+    return 0
+
+
+def _triton(options: argparse.Namespace) -> int:
+    from export import to_triton
+
+    files = find(options.model)
+    image = options.warm_up or ROOT / "examples" / "covid_adult_1.jpg"
+    written = to_triton.export(
+        files,
+        options.output,
+        to_triton.Serving(
+            platform=options.platform,
+            gpu=options.gpu,
+            instances=options.instances,
+            batch_max=options.batch,
+            queue_delay_ms=options.queue_delay_ms,
+        ),
+        warm_up=_prepared([image], files)[0],
+    )
+    print(f"{written}: serve it with `tritonserver --model-repository {options.output}`")
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines import server_address
 from engines.base import Engine, EngineError, EngineUnavailable
 from engines.select import ENGINES, open_engine, open_unverified
 from export import ExportError, to_openvino
@@ -21,6 +22,7 @@ from export.verify import Parity, verify, verify_reference
 from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.imaging import Geometry
 from tests.needs import missing
+from tests.oip_server import serving
 
 KINDS = [
     ("openvino", "fp32"),
@@ -31,10 +33,13 @@ KINDS = [
     ("pytorch", "fp32"),
     ("pytorch", "bf16"),
     ("pytorch", "fp16"),
+    ("triton", "fp32"),
 ]
 ON_A_GPU = {"tensorrt", "tensorrt-rtx"}
 """Held to the same by tests/gpu, where there is a GPU."""
 MODULES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "pytorch": "torch"}
+BEHIND = "onnxruntime"
+"""What the stand-in for a Triton server runs; tests/triton holds a real one to the same."""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +50,12 @@ def files(tiny_model: Path) -> ModelFiles:
 @pytest.fixture(scope="module", params=KINDS, ids=["-".join(kind) for kind in KINDS])
 def engine(request: pytest.FixtureRequest, files: ModelFiles) -> Iterator[Engine]:
     name, precision = request.param
-    if importlib.util.find_spec(MODULES[name]) is None:
-        missing(f"{MODULES[name]} is not installed")
+    module = MODULES[BEHIND if name == "triton" else name]
+    if importlib.util.find_spec(module) is None:
+        missing(f"{module} is not installed")
+    if name == "triton":
+        yield from _behind_a_server(files)
+        return
     try:
         opened = _open(name, files, precision)
     except EngineUnavailable as error:
@@ -73,6 +82,16 @@ def _quantised(weights: Path) -> Path:
     with pytest.raises(ExportError, match=r"refused, .*100 are required"):
         to_openvino.build(files, precision="int8", calibration=cases, verification=cases, built=built)
     return built
+
+
+def _behind_a_server(files: ModelFiles) -> Iterator[Engine]:
+    behind = open_engine(BEHIND, files)
+    with pytest.MonkeyPatch.context() as patch, serving(behind) as url:
+        patch.setenv(server_address.URL, url)
+        opened = open_engine("triton", files)
+        yield opened
+        opened.close()
+    behind.close()
 
 
 def test_every_engine_is_under_this_contract() -> None:
