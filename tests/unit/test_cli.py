@@ -360,7 +360,7 @@ def test_doctor_reports_engines_and_the_model(
         Availability("tensorrt", False, "TensorRT is not installed", None),
     ]
     monkeypatch.setattr(doctor, "find", lambda model: SimpleNamespace(weights=Path("m.safetensors"), sha256="ab12"))
-    monkeypatch.setattr(select, "probe", lambda files: engines)
+    monkeypatch.setattr(select, "probe", lambda files, known=None: engines)
     assert main(["doctor"]) == 0
     shown = capfd.readouterr().out
     for fact in ("ab12", "m.safetensors", "onnxruntime", "1.32", "TensorRT is not installed", "numpy"):
@@ -371,7 +371,7 @@ def test_doctor_reports_engines_and_the_model(
         ("onnxruntime", True),
         ("tensorrt", False),
     ]
-    monkeypatch.setattr(select, "probe", lambda files: engines[1:])
+    monkeypatch.setattr(select, "probe", lambda files, known=None: engines[1:])
     assert main(["doctor"]) == 1
 
 
