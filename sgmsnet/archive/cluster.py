@@ -19,6 +19,8 @@ from sgmsnet.archive import ArchiveError
 TRIES = 5
 """How often a shard may lose its machine."""
 LOCK_WAIT_S = 60.0
+PROGRAM = ["-m", "sgmsnet"]
+"""What Python runs for a shard."""
 _LOCKED = "Another job is writing"
 
 
@@ -37,7 +39,8 @@ def run(arguments: Sequence[str], *, shards: int, say: Callable[[str], None]) ->
     task: Any = ray.remote(max_retries=TRIES, scheduling_strategy="SPREAD")(_shard)
     here = str(Path.cwd())
     open_tasks = {
-        task.remote([*arguments, "--shard", f"{number}/{shards}"], here): number for number in range(1, shards + 1)
+        task.remote([*PROGRAM, "predict", *arguments, "--shard", f"{number}/{shards}"], here): number
+        for number in range(1, shards + 1)
     }
     worst = 0
     while open_tasks:
@@ -60,7 +63,7 @@ def run(arguments: Sequence[str], *, shards: int, say: Callable[[str], None]) ->
 
 def _shard(arguments: list[str], folder: str) -> tuple[int, str]:
     """One shard in a process of its own, so that its memory and its lock end with it; exit code and errors."""
-    command = [sys.executable, "-m", "sgmsnet", "predict", *arguments]
+    command = [sys.executable, *arguments]
     give_up = time.monotonic() + LOCK_WAIT_S
     while True:
         done = subprocess.run(command, cwd=folder, stderr=subprocess.PIPE, text=True)
