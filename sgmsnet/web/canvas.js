@@ -49,6 +49,8 @@ const paintClass = (target, { name, colour }, scale) => {
     return target.drawImage(heat, 0, 0, width, height);
   }
   if (settings.style === "fill") {
+    // What lies below others is fainter, so that the colours on top stay clean.
+    if (name !== shown.payload.classes.at(-1).name) target.globalAlpha /= 2;
     const fill = cached(`fill ${name}`, threshold, () => paintTable(map, fillTable(colour, threshold)));
     target.drawImage(fill, 0, 0, width, height);
   }
@@ -101,6 +103,8 @@ const redraw = () => {
     canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
     canvas.dataset.zoom = view.zoom.toFixed(2);
     canvas.dataset.drawMs = (performance.now() - began).toFixed(1);
+    if (!shown.seen) mark("sgmsnet-drawn");
+    shown.seen = true;
     legend();
   });
 };

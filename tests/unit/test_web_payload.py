@@ -65,6 +65,26 @@ def test_mask_has_the_size_of_the_image_and_the_mask_of_the_prediction() -> None
         np.testing.assert_array_equal(np.asarray(mask), prediction.masks[shown["name"]] * np.uint8(255))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 700), (513, 16)])
+def test_mask_file_is_an_eight_bit_grey_png_whatever_the_shape(shape: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).random(shape) > 0.5
+    image = Image.open(io.BytesIO(payload.mask_png(mask)))
+    image.verify()  # checks the sums of all parts
+    image = Image.open(io.BytesIO(payload.mask_png(mask)))
+    assert (image.format, image.mode) == ("PNG", "L")
+    np.testing.assert_array_equal(np.asarray(image), mask * np.uint8(255))
+
+
+def test_exact_masks_and_record_are_those_of_the_thresholds() -> None:
+    prediction = _predict(_chest(300, 400))
+    strict = prediction.with_thresholds({"infection": 0.999})
+    found = payload.exact(strict)
+    assert found["record"]["thresholds"]["infection"] == 0.999
+    assert found["record"]["areas_px"]["infection"] < prediction.record()["areas_px"]["infection"]
+    for name, mask in strict.masks.items():
+        np.testing.assert_array_equal(np.asarray(_decode(found["masks"][name])[1]), mask * np.uint8(255))
+
+
 def test_probability_map_is_the_prediction_s_probability_in_255_steps() -> None:
     prediction = _predict(_chest(300, 400))
     for shown in payload.from_prediction(prediction)["classes"]:
