@@ -83,12 +83,17 @@ def measure(
         raise EngineUnavailable(f"no engine can run {files.name} ({reasons})")
     opened = [select.open_engine(one.engine, files, precision=one.precision) for one in cold]
     try:
-        times = {batch: take_turns(opened, _batch(images, batch), rounds=rounds) for batch in batches}
+        times = {batch: take_turns(opened, _batch(images, batch), rounds=rounds_at(batch, rounds)) for batch in batches}
         devices = [engine.info.device for engine in opened]
     finally:
         for engine in opened:
             engine.close()
     return rows(cold, devices, times), skipped
+
+
+def rounds_at(batch: int, rounds: int) -> int:
+    """Large batches take long and vary little: a third of the rounds, but ten where so many were asked for."""
+    return rounds if batch <= 4 else min(rounds, max(10, rounds // 3))
 
 
 def measure_cold(files: ModelFiles, image: Path, *, batches: Sequence[int]) -> tuple[list[Cold], list[Skipped]]:

@@ -46,6 +46,10 @@ class Page:
     uploads: int
     upload_p50_ms: float
     upload_p95_ms: float
+    rest_p50_ms: float
+    """One POST to /v1/segment, masks as run lengths."""
+    rest_overhead_p50_ms: float
+    """The same without the engine's own time."""
 
 
 def measure(files: ModelFiles, image: Path, *, uploads: int = 10) -> Page:
@@ -71,6 +75,7 @@ def measure(files: ModelFiles, image: Path, *, uploads: int = 10) -> Page:
             record = _upload(client, image)
             first_upload_s = time.perf_counter() - start
             times_ms = [_timed_upload(client, image) for _ in range(uploads)]
+            rest_ms = _posts(f"http://{_HOST}:{port}/v1/segment", image, posts=uploads)
         except (ValueError, httpx.HTTPError) as error:  # ValueError: what the client makes of a server's error
             raise PageError(f"the page did not take the upload: {error}") from error
     p50, p95 = np.percentile(times_ms, [50, 95])
@@ -83,7 +88,25 @@ def measure(files: ModelFiles, image: Path, *, uploads: int = 10) -> Page:
         uploads=uploads,
         upload_p50_ms=float(p50),
         upload_p95_ms=float(p95),
+        rest_p50_ms=float(np.median(rest_ms[:, 0])),
+        rest_overhead_p50_ms=float(np.median(rest_ms[:, 0] - rest_ms[:, 1])),
     )
+
+
+def _posts(address: str, image: Path, *, posts: int) -> np.ndarray:
+    """Milliseconds (posts, 2): of the whole request over one connection, and of the engine's run in it."""
+    import httpx
+
+    content, times = image.read_bytes(), []
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        for _ in range(posts + 1):
+            start = time.perf_counter()
+            answer = client.post(address, files={"file": (image.name, content)}, data={"masks": "rle"})
+            taken_ms = (time.perf_counter() - start) * 1e3
+            if answer.status_code != http.HTTPStatus.OK:
+                raise PageError(f"/v1/segment answered with status {answer.status_code}")
+            times.append((taken_ms, answer.json()["timings_ms"]["run"]))
+    return np.array(times[1:])  # the first request opens the connection
 
 
 @contextmanager

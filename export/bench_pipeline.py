@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from engines import select
+import sgmsnet
 from sgmsnet.checkpoint import ModelFiles
 from sgmsnet.commands.predict import Job, Results, write_files
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import STAGES, Prediction
 
-KINDS = frozenset({"masks", "overlay"})
+KINDS = (("masks",), ("masks", "overlay"))
+"""What is written, in one measurement after the other."""
 _WARM_UP_RUNS = 3
 
 
@@ -24,6 +24,8 @@ _WARM_UP_RUNS = 3
 class Stages:
     """Medians in milliseconds by stage, and of their sum, for one image file."""
 
+    write: str
+    """What encode wrote, as predict's --write."""
     image: str
     width: int
     height: int
@@ -31,27 +33,27 @@ class Stages:
     precision: str
     rounds: int
     median_ms: dict[str, float]
-    """By name of sgmsnet.prediction.STAGES; encode is writing the overlay and the masks as PNG."""
+    """By name of sgmsnet.prediction.STAGES; encode is writing PNG files."""
     together_ms: float
     """Median of the rounds' sums."""
 
 
-def measure(files: ModelFiles, image: Path, *, rounds: int) -> Stages:
-    """Predict one file `rounds` times with the engine that "auto" takes; raises EngineUnavailable."""
-    engine = select.open_engine("auto", files)
-    pipeline = Pipeline(engine, thresholds=files.thresholds, temperature=files.temperature)
+def measure(files: ModelFiles, image: Path, *, rounds: int) -> list[Stages]:
+    """Predict one file `rounds` times for each of KINDS with the engine of "auto"; raises EngineUnavailable."""
+    pipeline = sgmsnet.load(files.weights)
     try:
         with tempfile.TemporaryDirectory(prefix="sgmsnet-bench-") as folder:
-
-            def write(prediction: Prediction) -> None:
-                write_files(prediction, Job(image, image.stem), Results(Path(folder), KINDS))
-
-            return _measure(pipeline, image, write, rounds=rounds)
+            return [_measure(pipeline, image, Path(folder), kinds, rounds=rounds) for kinds in KINDS]
     finally:
         pipeline.close()
 
 
-def _measure(pipeline: Pipeline, image: Path, write: Callable[[Prediction], None], *, rounds: int) -> Stages:
+def _measure(pipeline: Pipeline, image: Path, folder: Path, kinds: tuple[str, ...], *, rounds: int) -> Stages:
+    job, results = Job(image, image.stem), Results(folder, frozenset(kinds))
+
+    def write(prediction: Prediction) -> None:
+        write_files(prediction, job, results)
+
     for _ in range(_WARM_UP_RUNS):
         write(pipeline.predict(image))
     times_ms = np.empty((rounds, len(STAGES)))
@@ -63,6 +65,7 @@ def _measure(pipeline: Pipeline, image: Path, write: Callable[[Prediction], None
         times_ms[turn] = [taken[name] for name in STAGES]
     medians = np.median(times_ms, axis=0)
     return Stages(
+        write=",".join(kinds),
         image=image.name,
         width=prediction.radiograph.width,
         height=prediction.radiograph.height,

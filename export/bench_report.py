@@ -7,12 +7,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from export.bench_click import Click
+from export.bench_command import Folder, Start
 from export.bench_engines import Row, Skipped
+from export.bench_openvino import Beside
 from export.bench_page import Page
 from export.bench_pipeline import Stages
+from export.bench_tables import beside_table, folder_table, roofline_tables, start_table, table, verdict
 from export.machine import Disturbance, Machine
+from export.roofline import Peaks, Work, shares
 
 BUSY = "measured on a busy machine"
+BEFORE_AND_AFTER_AT_MOST_MS = 15.0
+"""Prepare and postprocess of the 1024x1024 JPEG."""
+REST_AT_MOST_MS = 25.0
+"""What REST may add to the engine's time for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +36,14 @@ class Report:
     rounds: int
     rows: tuple[Row, ...] | None = None
     skipped: tuple[Skipped, ...] = ()
-    stages: Stages | None = None
+    stages: tuple[Stages, ...] = ()
     page: Page | None = None
+    click: Click | None = None
+    starts: tuple[Start, ...] = ()
+    folders: tuple[Folder, ...] = ()
+    beside: Beside | None = None
+    work: Work | None = None
+    peaks: Peaks | None = None
 
     @property
     def busy(self) -> bool:
@@ -36,7 +51,7 @@ class Report:
         return self.before.busy or self.after.busy
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: rows, skipped, stages, page, machine, model, rounds."""
+        """JSON-ready: machine, model, rounds, and each part, null or empty where it was not asked for."""
         machine = {
             **asdict(self.machine),
             "other_cpu_percent_before": self.before.percent,
@@ -50,27 +65,62 @@ class Report:
             "rounds": self.rounds,
             "rows": [asdict(row) for row in self.rows or ()],
             "skipped": [asdict(entry) for entry in self.skipped],
-            "stages": asdict(self.stages) if self.stages else None,
+            "stages": [asdict(stages) for stages in self.stages],
             "page": asdict(self.page) if self.page else None,
+            "click": asdict(self.click) if self.click else None,
+            "starts": [asdict(start) for start in self.starts],
+            "folders": [{**asdict(folder), "share": folder.share} for folder in self.folders],
+            "beside": {**asdict(self.beside), "share": self.beside.share} if self.beside else None,
+            "roofline": self._roofline(),
+        }
+
+    def _roofline(self) -> dict[str, Any] | None:
+        if self.work is None or self.peaks is None:
+            return None
+        found = shares(self.work, self.peaks, self.rows or ())
+        return {
+            **asdict(self.work),
+            **asdict(self.peaks),
+            "shares": [{**asdict(share), "share": share.share} for share in found],
         }
 
 
-def markdown(report: Report) -> str:
-    """The whole report for a person, without a line break at the end."""
+def markdown(report: Report, *, headings: bool = False) -> str:
+    """The whole report for a person, without a line break at the end; headings for a page of its own."""
     lines = [f"Machine: {report.machine.line()}.", f"Before: {report.before.sentence()}; after: {_after(report)}."]
     if report.busy:
         lines.append(f"**{BUSY}**")
     lines.append(f"Model: {report.model}, SHA-256 {report.model_sha256[:12]}; {report.rounds} rounds.")
     parts = ["\n\n".join(lines)]
-    if report.rows is not None:
-        parts.append(engine_table(report.rows))
-    if report.skipped:
-        parts.append("\n".join(f"- not measured: {entry.engine}, {entry.reason}" for entry in report.skipped))
-    if report.stages:
-        parts.append(stage_table(report.stages))
-    if report.page:
-        parts.append(page_table(report.page))
+    for heading, text in _parts(report):
+        parts += [f"## {heading}", text] if headings else [text]
     return "\n\n".join(parts)
+
+
+def _parts(report: Report) -> list[tuple[str, str]]:
+    """Heading and text of what was measured."""
+    found = []
+    if report.rows is not None:
+        found.append(("Engines", engine_table(report.rows)))
+    if report.skipped:
+        reasons = "\n".join(f"- not measured: {entry.engine}, {entry.reason}" for entry in report.skipped)
+        found.append(("Not measured", reasons))
+    if report.beside:
+        found.append(("Beside OpenVINO's own tool", beside_table(report.beside)))
+    if report.stages:
+        found.append(("One X-ray by stage", "\n\n".join(map(stage_table, report.stages))))
+    if report.folders:
+        found.append(("Folders", folder_table(report.folders)))
+    if report.starts:
+        found.append(("Cold start", start_table(report.starts)))
+    if report.page:
+        found.append(("Page and REST", page_table(report.page)))
+    if report.click:
+        found.append(("Click to picture", click_table(report.click)))
+    if report.work and report.peaks:
+        shared = shares(report.work, report.peaks, report.rows or ())
+        found.append(("Roofline", roofline_tables(report.work, report.peaks, shared)))
+    return found
 
 
 def _after(report: Report) -> str:
@@ -100,7 +150,10 @@ def stage_table(stages: Stages) -> str:
     values = (*stages.median_ms.values(), stages.together_ms)
     head = ("stage, median ms", *stages.median_ms, "together")
     line = (f"{stages.image}, {stages.width}×{stages.height}", *(f"{value:.1f}" for value in values))
-    return table(head, [line], numbers_from=1) + f"\n\nEngine: {stages.engine} {stages.precision}."
+    around = stages.median_ms["prepare"] + stages.median_ms["postprocess"]
+    limit = f"limit {BEFORE_AND_AFTER_AT_MOST_MS:g} ms: {verdict(around <= BEFORE_AND_AFTER_AT_MOST_MS)}"
+    note = f"Engine: {stages.engine} {stages.precision}. Prepare and postprocess: {around:.1f} ms ({limit})."
+    return table(head, [line], numbers_from=1) + f"\n\n{note} encode writes {stages.write}."
 
 
 def page_table(page: Page) -> str:
@@ -110,22 +163,20 @@ def page_table(page: Page) -> str:
     seconds = (f"{page.ready_s:.2f}", f"{page.first_upload_s:.2f}")
     line = (page.image, *seconds, f"{page.upload_p50_ms:.0f}", f"{page.upload_p95_ms:.0f}")
     note = f"Seconds count from the start of `python app.py`. Engine: {page.engine} {page.precision}."
-    return table(head, [line], numbers_from=1) + f"\n\n{note}"
+    limit = f"limit {REST_AT_MOST_MS:g} ms: {verdict(page.rest_overhead_p50_ms <= REST_AT_MOST_MS)}"
+    rest = (
+        f"REST, /v1/segment with run lengths: p50 {page.rest_p50_ms:.1f} ms, of which "
+        f"{page.rest_overhead_p50_ms:.1f} ms are not the engine's ({limit})."
+    )
+    return table(head, [line], numbers_from=1) + f"\n\n{note} {rest}"
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]], *, numbers_from: int) -> str:
-    """A Markdown table, columns padded; those from `numbers_from` on are aligned to the right."""
-    widths = [max(3, *(len(line[column]) for line in (head, *lines))) for column in range(len(head))]
-
-    def row(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if column < numbers_from else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * width if column < numbers_from else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    return "\n".join([row(head), row(rule), *map(row, lines)])
+def click_table(click: Click) -> str:
+    """From choosing a file in the browser to the picture."""
+    values = (*click.median_ms.values(), click.together_ms, click.slowest_ms)
+    head = ("click to picture, median ms", *click.median_ms, "together", "slowest")
+    name = f"PNG {click.side}×{click.side}, {click.megabytes:.1f} MB, {click.clicks} clicks"
+    return table(head, [(name, *(f"{value:.0f}" for value in values))], numbers_from=1)
 
 
 def plot(report: Report, file: Path) -> None:

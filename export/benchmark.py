@@ -1,4 +1,4 @@
-"""`benchmark`: engines side by side, one X-ray by stage, and the page, on a quiet machine. Checks no answers.
+"""`benchmark`: engines side by side, one X-ray by stage, predict, page and roofline, on a quiet machine; no answers.
 
 Options, order and the refusal on a busy machine are here; each part is measured in its own bench_ file.
 """
@@ -9,21 +9,37 @@ import argparse
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from export import bench_engines, bench_page, bench_pipeline, bench_report
+from engines.base import EngineUnavailable
+from engines.graph import usable_graph
+from export import (
+    bench_click,
+    bench_command,
+    bench_engines,
+    bench_openvino,
+    bench_page,
+    bench_pipeline,
+    bench_report,
+    performance,
+)
+from export import roofline as roof
 from export.bench_engines import Skipped
 from export.bench_report import Report
 from export.machine import ROOT, Disturbance, disturbance, examine
 from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.imaging import load, prepare
 
-PARTS = ("engines", "stages", "page")
+PARTS = ("engines", "openvino", "stages", "folder", "start", "page", "click", "roofline")
 EXAMPLES = ROOT / "examples"
+FOLDERS = ((500, 224, "masks"), (24, 1024, "masks,overlay"))
+"""Images, their side, and what predict writes of them."""
 IMAGE = "covid_adult_1.jpg"
-"""The 1024x1024 JPEG of the stages and of the page."""
+"""The 1024x1024 JPEG of the stages and of the page; enlarged, that of the click."""
 
 BUSY_STATUS = 3
 
@@ -38,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--busy", action="store_true", help="measure although other processes are busy, and say so")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     add("--plot", type=Path, metavar="FILE", help="write a bar chart of the engines to this PNG file")
+    add("--markdown", type=Path, metavar="FILE", help="write a page like docs/performance.md to this file")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,28 +80,60 @@ def run(options: argparse.Namespace) -> int:
         options.json.write_text(text + "\n", encoding="utf-8")
     if options.plot:
         bench_report.plot(report, options.plot)
+    if options.markdown:
+        performance.write(report, options.markdown, command=_command(options), plot=options.plot)
     return 1 if "page" in options.only and report.page is None else 0
 
 
 def measure(options: argparse.Namespace, files: ModelFiles, before: Disturbance) -> Report:
-    """Measure the parts that the options name."""
+    """Measure the parts that the options name; what cannot be measured here becomes a reason."""
     machine, image = examine(), EXAMPLES / IMAGE
-    rows = stages = page = None
     skipped: list[Skipped] = []
-    if "engines" in options.only:
-        _say("engines")
-        rows, skipped = bench_engines.measure(
+    found: dict[str, Any] = {}
+
+    def engines() -> None:
+        rows, passed_over = bench_engines.measure(
             files, example_images(files), image, batches=options.batches, rounds=options.rounds
         )
-    if "stages" in options.only:
-        _say("stages")
-        stages = bench_pipeline.measure(files, image, rounds=options.rounds)
-    if "page" in options.only:
-        _say("page")
+        found["rows"] = tuple(rows)
+        skipped.extend(passed_over)
+
+    def folders() -> None:
+        sources = sorted(EXAMPLES.glob("*.jpg"))
+        found["folders"] = tuple(
+            bench_command.measure_folder(files, sources, count=count, side=side, write=write)
+            for count, side, write in FOLDERS
+        )
+
+    def starts() -> None:
+        names = bench_command.usable(files, ("openvino", "onnxruntime"))
+        found["starts"] = tuple(bench_command.measure_starts(files, image, engines=names))
+
+    def roofline() -> None:
+        size = {"height": files.config.height, "width": files.config.width}
+        found["work"] = roof.count(usable_graph(files), **size)
+        found["peaks"] = roof.measure_peaks()
+
+    measures: dict[str, Callable[[], None]] = {
+        "engines": engines,
+        "openvino": lambda: found.update(beside=bench_openvino.measure(files)),
+        "stages": lambda: found.update(stages=tuple(bench_pipeline.measure(files, image, rounds=options.rounds))),
+        "folder": folders,
+        "start": starts,
+        "page": lambda: found.update(page=bench_page.measure(files, image)),
+        "click": lambda: found.update(click=bench_click.measure(files, image)),
+        "roofline": roofline,
+    }
+    for part in (part for part in PARTS if part in options.only):
+        print(f"Measuring: {part}", file=sys.stderr, flush=True)
         try:
-            page = bench_page.measure(files, image)
-        except bench_page.PageError as error:  # what was measured until here is worth printing
-            skipped = [*skipped, Skipped("page", str(error))]
+            measures[part]()
+        except (bench_page.PageError, bench_command.CommandFailed, bench_openvino.ToolError) as error:
+            skipped.append(Skipped(part, str(error)))  # what was measured until here is worth printing
+        except EngineUnavailable as error:
+            if part in ("engines", "stages"):
+                raise
+            skipped.append(Skipped(part, str(error)))
     return Report(
         machine=machine,
         before=before,
@@ -92,21 +141,25 @@ def measure(options: argparse.Namespace, files: ModelFiles, before: Disturbance)
         model=files.name,
         model_sha256=files.sha256,
         rounds=options.rounds,
-        rows=None if rows is None else tuple(rows),
         skipped=tuple(skipped),
-        stages=stages,
-        page=page,
+        **found,
     )
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command line that makes the page again."""
+    words = ["python -m export benchmark"]
+    words += [f"--model {options.model}"] if options.model != "cxr" else []
+    words += [f"--only {','.join(options.only)}"] if tuple(options.only) != PARTS else []
+    words += [f"--rounds {options.rounds}", f"--markdown docs/{options.markdown.name}"]
+    words += [f"--plot docs/{options.plot.name}"] if options.plot else []
+    return " ".join(words)
 
 
 def example_images(files: ModelFiles) -> np.ndarray:
     """The example X-rays as the model takes them, uint8 (N, 1, H, W)."""
     size = {"height": files.config.height, "width": files.config.width}
     return np.stack([prepare(load(path), **size)[0] for path in sorted(EXAMPLES.glob("*.jpg"))])
-
-
-def _say(part: str) -> None:
-    print(f"Measuring: {part}", file=sys.stderr, flush=True)
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -74,8 +74,25 @@ class Outcome:
         return asdict(self)
 
 
-def simulate(service: Service, fleet: Fleet, *, rate: float, requests: int = 20_000, seed: int = 0) -> Outcome:
-    """Run a fleet under `rate` requests a second; raises ExportError without SimPy."""
+def poisson(rate: float, requests: int, *, seed: int = 0) -> np.ndarray:
+    """Moments in seconds at which requests come, `rate` a second on average; float64 (requests,)."""
+    moments: np.ndarray = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, requests))
+    return moments
+
+
+def simulate(
+    service: Service,
+    fleet: Fleet,
+    *,
+    rate: float,
+    requests: int = 20_000,
+    moments: np.ndarray | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Run a fleet under `rate` requests a second, or under requests at given moments.
+
+    Raises ExportError without SimPy.
+    """
     try:
         import simpy
     except ImportError as error:
@@ -83,7 +100,7 @@ def simulate(service: Service, fleet: Fleet, *, rate: float, requests: int = 20_
     world: Any = simpy.Environment()
     servers = [_Server(world, service, fleet, np.random.default_rng([seed, k + 1])) for k in range(fleet.servers)]
     latencies_ms: list[float] = []
-    chance = np.random.default_rng(seed)
+    moments = poisson(rate, requests, seed=seed) if moments is None else moments
     ends: list[float] = []
 
     def one() -> Generator[Any, Any, None]:
@@ -95,8 +112,8 @@ def simulate(service: Service, fleet: Fleet, *, rate: float, requests: int = 20_
         ends.append(world.now)
 
     def arrivals() -> Generator[Any, Any, None]:
-        for _ in range(requests):
-            yield world.timeout(chance.exponential(1 / rate))
+        for moment in moments:
+            yield world.timeout(max(0.0, float(moment) - world.now))
             world.process(one())
 
     world.process(arrivals())

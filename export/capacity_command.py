@@ -12,7 +12,7 @@ import numpy as np
 
 from engines import select, server_address
 from engines.base import Engine
-from export.capacity import Fleet, Outcome, Service, needed, simulate
+from export.capacity import Fleet, Outcome, Service, needed, poisson, simulate
 from export.load import apply_load, measure_service
 from export.machine import ROOT, examine
 from sgmsnet.checkpoint import ModelFiles, find
@@ -78,8 +78,9 @@ def _compared(
         for part in options.load:
             rate = part * largest * count
             print(f"{count} servers, {rate:.1f} requests/s for {options.seconds:g} s", file=sys.stderr, flush=True)
-            rows.append(("measured", rate, apply_load(engines[:count], images, rate=rate, seconds=options.seconds)))
-            rows.append(("simulated", rate, simulate(service, fleet, rate=rate)))
+            moments = poisson(rate, max(20, round(rate * options.seconds)), seed=len(rows))
+            rows.append(("measured", rate, apply_load(engines[:count], images, moments=moments)))
+            rows.append(("simulated", rate, simulate(service, fleet, rate=rate, moments=moments)))
     return rows
 
 

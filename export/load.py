@@ -16,7 +16,7 @@ from export.capacity import WARM_UP, Outcome, Service, outcome
 SIZES = (1, 2, 4, 8)
 
 
-def measure_service(engine: Engine, images: np.ndarray, *, rounds: int = 30, local: Engine | None = None) -> Service:
+def measure_service(engine: Engine, images: np.ndarray, *, rounds: int = 60, local: Engine | None = None) -> Service:
     """Ask an idle server one request after the other; images are uint8 (N, 1, H, W).
 
     overhead_ms is what the request of one image takes beside running: the difference to `local`, the same runtime
@@ -31,20 +31,15 @@ def measure_service(engine: Engine, images: np.ndarray, *, rounds: int = 30, loc
     return Service(batch_ms=inside, overhead_ms=overhead)
 
 
-def apply_load(
-    engines: Sequence[Engine], images: np.ndarray, *, rate: float, seconds: float, seed: int = 0, threads: int = 64
-) -> Outcome:
-    """Send single images at random moments, `rate` a second on average, each to the server with the fewest requests.
+def apply_load(engines: Sequence[Engine], images: np.ndarray, *, moments: np.ndarray, threads: int = 64) -> Outcome:
+    """Send single images at the given moments in seconds, each to the server with the fewest requests.
 
     A latency counts from the moment at which the request was due, so that a client that lags behind is not kind
     to a server that is slow.
     """
-    chance, lock = np.random.default_rng(seed), threading.Lock()
-    due, moments = 0.0, []
-    while (due := due + chance.exponential(1 / rate)) < seconds:
-        moments.append(due)
+    lock = threading.Lock()
     open_requests = [0] * len(engines)
-    latencies_ms: list[tuple[float, float]] = []
+    latencies_ms: list[tuple[int, float]] = []
     failed = 0
     start = time.perf_counter() + 0.2
 
@@ -56,7 +51,7 @@ def apply_load(
         try:
             engines[place].run(images[number % len(images)][None])
             with lock:
-                latencies_ms.append((due, (time.perf_counter() - start - due) * 1e3))
+                latencies_ms.append((number, (time.perf_counter() - start - due) * 1e3))
         except EngineError:
             with lock:
                 failed += 1
@@ -65,11 +60,11 @@ def apply_load(
                 open_requests[place] -= 1
 
     with ThreadPoolExecutor(threads) as pool:
-        for number, due in enumerate(moments):
+        for number, due in enumerate(moments.tolist()):
             time.sleep(max(0.0, start + due - time.perf_counter()))
             pool.submit(ask, number, due)
     took = time.perf_counter() - start
-    counted = [latency for due, latency in latencies_ms if due >= seconds * WARM_UP]
+    counted = [latency for number, latency in latencies_ms if number >= len(moments) * WARM_UP]
     return outcome(counted, servers=len(engines), seconds=took, answered=len(latencies_ms), failed=failed)
 
 

@@ -7,13 +7,16 @@ import importlib.util
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from engines import cuda
 from engines.base import EngineError, EngineUnavailable
 from engines.cuda import Gpu, first_gpu
 from engines.plans import MODULES, Runtime
+from engines.select import open_engine
 from engines.tensorrt_engine import TensorRtEngine
 from export import to_tensorrt
 from export.to_onnx import Precision, extreme_images
@@ -21,6 +24,10 @@ from export.verify import verify
 from sgmsnet.checkpoint import ModelFiles, find
 
 KINDS: list[tuple[Runtime, Precision]] = [(runtime, precision) for runtime in MODULES for precision in ("fp16", "fp32")]
+
+
+BUILT: dict[TensorRtEngine, Path] = {}
+"""Where each engine's plan lies."""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,7 @@ def engine(
     built = tmp_path_factory.mktemp("built")
     to_tensorrt.build(files, runtime=runtime, precision=precision, built=built, workspace_mb=256)
     opened = TensorRtEngine(files, runtime=runtime, precision=precision, built=built)
+    BUILT[opened] = built
     yield opened
     opened.close()
 
@@ -89,6 +97,74 @@ def test_threads_get_the_answers_of_a_single_thread(engine: TensorRtEngine, exam
         found = list(pool.map(lambda k: engine.run(example_images[k % 4 : k % 4 + 1])["logits"], range(32)))
     for index, logits in enumerate(found):
         np.testing.assert_array_equal(logits, expected[index % 4])
+
+
+def test_outputs_have_the_names_shapes_and_dtype_of_the_contract(
+    engine: TensorRtEngine, files: ModelFiles, example_images: np.ndarray
+) -> None:
+    reference = open_engine("pytorch", files, precision="fp32")
+    expected = reference.run(example_images[:3])
+    reference.close()
+    outputs = engine.run(example_images[:3])
+    assert tuple(outputs) == tuple(expected)
+    for name, value in outputs.items():
+        assert (value.shape, value.dtype, value.flags.c_contiguous) == (expected[name].shape, np.float32, True)
+
+
+def test_results_stay_as_they_are_when_the_engine_runs_again(
+    engine: TensorRtEngine, example_images: np.ndarray
+) -> None:
+    first = engine.run(example_images[:1])
+    before = {name: value.copy() for name, value in first.items()}
+    engine.run(example_images[3:])
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_other_arrays_than_the_contract_s_are_refused(engine: TensorRtEngine) -> None:
+    for images in (np.zeros((1, 1, 64, 64), np.float32), np.zeros((1, 1, 32, 64), np.uint8)):
+        with pytest.raises(ValueError, match="images must"):
+            engine.run(images)
+
+
+def test_a_cuda_graph_gives_what_plain_runs_give(
+    engine: TensorRtEngine, files: ModelFiles, example_images: np.ndarray
+) -> None:
+    assert engine.info.notes == (), "no CUDA graph could be captured on this GPU"
+    runtime, precision = engine.info.backend, engine.info.precision
+    plain = TensorRtEngine(
+        files, runtime=cast("Runtime", runtime), precision=precision, built=BUILT[engine], cuda_graph=False
+    )
+    try:
+        for batch in (1, 3, 1, 16, 3, 1):  # a graph for each size, taken again after others
+            images = np.resize(example_images, (batch, 1, 64, 64))
+            captured, expected = engine.run(images), plain.run(images)
+            for name, value in expected.items():
+                np.testing.assert_allclose(captured[name], value, rtol=0, atol=1e-3, err_msg=name)
+    finally:
+        plain.close()
+
+
+def test_opening_and_closing_gives_all_gpu_memory_back(
+    engine: TensorRtEngine, files: ModelFiles, example_images: np.ndarray
+) -> None:
+    def free_bytes() -> int:
+        asked = cuda.CudaPython()
+        free = int(asked._call("cudaMemGetInfo"))  # the first of two values
+        asked.free()
+        return free
+
+    def once() -> None:
+        runtime = cast("Runtime", engine.info.backend)
+        opened = TensorRtEngine(files, runtime=runtime, precision=engine.info.precision, built=BUILT[engine])
+        opened.run(example_images)
+        opened.close()
+
+    once()  # what libraries keep for good
+    before = free_bytes()
+    for _ in range(5):
+        once()
+    assert before - free_bytes() < 16 * 2**20
 
 
 def test_a_closed_engine_refuses_to_run(engine: TensorRtEngine, example_images: np.ndarray) -> None:

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from engines.select import probe
-from export import bench_engines, bench_page, benchmark, machine
+from export import bench_click, bench_engines, bench_page, benchmark, machine
 from export.__main__ import main
 from export.bench_engines import Cold, Row, Skipped
 from export.bench_page import Page
 from export.bench_pipeline import Stages
-from export.bench_report import BUSY, Report, engine_table, markdown, plot, table
+from export.bench_report import BUSY, Report, click_table, engine_table, markdown, plot, table
 from export.machine import Disturbance, Machine
 from sgmsnet.checkpoint import find
 from sgmsnet.prediction import STAGES
@@ -52,6 +52,7 @@ def rows() -> list[Row]:
 
 def _report(rows: list[Row], *, after: Disturbance = QUIET) -> Report:
     stages = Stages(
+        write="masks",
         image="a.jpg",
         width=1024,
         height=1000,
@@ -70,6 +71,8 @@ def _report(rows: list[Row], *, after: Disturbance = QUIET) -> Report:
         uploads=10,
         upload_p50_ms=120.0,
         upload_p95_ms=151.0,
+        rest_p50_ms=48.0,
+        rest_overhead_p50_ms=26.0,
     )
     return Report(
         machine=MACHINE,
@@ -80,9 +83,17 @@ def _report(rows: list[Row], *, after: Disturbance = QUIET) -> Report:
         rounds=3,
         rows=tuple(rows),
         skipped=(Skipped("tensorrt", "no GPU"),),
-        stages=stages,
+        stages=(stages,),
         page=page,
     )
+
+
+def test_a_click_is_split_into_upload_server_and_drawing() -> None:
+    times = [{"chosen": 10.0, "sent": 10.0 + k, "answered": 110.0 + k, "drawn": 130.0 + 3 * k} for k in (20, 30, 40)]
+    click = bench_click.summarise(times, megabytes=4.0)
+    assert click.median_ms == {"upload": 30, "server": 100, "drawing": 80}
+    assert (click.together_ms, click.slowest_ms, click.clicks) == (210, 240, 3)
+    assert "|" in click_table(click)
 
 
 def test_percentiles_lie_on_the_line_between_samples() -> None:
@@ -155,6 +166,8 @@ def test_the_report_says_everything_in_markdown(rows: list[Row]) -> None:
     assert "not measured: tensorrt, no GPU" in text
     assert "| a.jpg, 1024×1000 |" in text
     assert "| a.jpg |    2.50 |                    3.25 |" in text
+    assert "Prepare and postprocess: 4.0 ms (limit 15 ms: met)" in text
+    assert "26.0 ms are not the engine's (limit 25 ms: **missed**)" in text
     assert BUSY not in text
 
 
@@ -166,10 +179,20 @@ def test_a_machine_that_is_busy_afterwards_is_named_busy(rows: list[Row]) -> Non
 
 def test_json_has_the_documented_keys(rows: list[Row]) -> None:
     content = json.loads(json.dumps(_report(rows).to_dict(), allow_nan=False))
-    assert set(content) == {"machine", "model", "model_sha256", "rounds", "rows", "skipped", "stages", "page"}
+    assert set(content) == {
+        "machine",
+        "model",
+        "model_sha256",
+        "rounds",
+        "rows",
+        "skipped",
+        "stages",
+        "page",
+        "click",
+    } | {*("starts", "folders", "beside", "roofline")}
     assert all(set(row) == ROW_KEYS for row in content["rows"])
     assert content["machine"]["other_cpu_percent_before"] == 3.0
-    assert set(content["stages"]["median_ms"]) == set(STAGES)
+    assert set(content["stages"][0]["median_ms"]) == set(STAGES)
     assert content["page"]["first_upload_s"] == 3.25
 
 
@@ -286,7 +309,10 @@ def test_a_run_yields_rows_for_every_engine_that_is_here(
     assert available == {row["engine"] for row in content["rows"] if row["precision"] == "fp32"}
     assert all(set(row) == ROW_KEYS for row in content["rows"])
     assert all(value > 0 for row in content["rows"] for value in (row["p50_ms"], row["load_ms"], row["first_ms"]))
-    assert content["stages"]["width"] == 1024
+    assert [(stages["width"], stages["write"]) for stages in content["stages"]] == [
+        (1024, "masks"),
+        (1024, "masks,overlay"),
+    ]
     assert content["page"] is None
     assert bars.stat().st_size > 0
     assert "| pytorch" in capsys.readouterr().out
