@@ -71,7 +71,7 @@ def _compared(
     options: argparse.Namespace, service: Service, engines: Sequence[Engine], images: np.ndarray
 ) -> list[tuple[str, float, Outcome]]:
     """Measured and simulated latencies of one server and of all, at parts of what they can do."""
-    rows = []
+    rows: list[tuple[str, float, Outcome]] = []
     largest = max(size / service.seconds(size, 0.5) for size in service.batch_ms if size <= options.batch)
     for count in sorted({1, len(engines)}):
         fleet = Fleet(servers=count, batch_max=options.batch, queue_delay_ms=options.queue_delay_ms)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +26,7 @@ from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.imaging import load, prepare
 from tests.needs import ROOT
 
-PACKAGES = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "onnxruntime==1.23.2")
+PACKAGES = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "onnxruntime==1.32.0")
 """With numpy 2 the Python backend gives empty outputs."""
 MODEL = Path(__file__).with_name("model.py")
 
@@ -140,11 +141,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         models = repository(files, Path(name), image, to_triton.Serving(platform="python"))
         servers = [Triton(environment(), models, Path(name)) for _ in range(int(sys.argv[1]))]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # leaves through `finally`, as Ctrl-C does
         try:
             for server in servers:
                 server.start()
                 print(server.http, flush=True)
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            threading.Event().wait()
         finally:
             for server in servers:
                 server.kill()

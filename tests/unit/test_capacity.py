@@ -10,7 +10,7 @@ import pytest
 
 from engines.base import Engine
 from export import ExportError, load
-from export.capacity import Fleet, Service, needed, simulate
+from export.capacity import Fleet, Service, needed, poisson, simulate
 from tests.fakes import FakeEngine
 
 pytest.importorskip("simpy")
@@ -83,8 +83,10 @@ def test_the_simulation_is_near_a_measured_load(servers: int) -> None:
     engines: list[Engine] = [Sleeper() for _ in range(servers)]
     service = load.measure_service(engines[0], images, rounds=5)
     assert service.seconds(1, 0.5) == pytest.approx(0.02, rel=0.3)
-    measured = load.apply_load(engines, images, rate=25 * servers, seconds=3, seed=1)
-    simulated = simulate(service, Fleet(servers=servers, batch_max=1, queue_delay_ms=0), rate=25 * servers)
+    moments = poisson(25 * servers, 60 * servers, seed=1)
+    measured = load.apply_load(engines, images, moments=moments)
+    fleet = Fleet(servers=servers, batch_max=1, queue_delay_ms=0)
+    simulated = simulate(service, fleet, rate=25 * servers, moments=moments)
     assert measured.failed == 0
     assert measured.p50_ms == pytest.approx(simulated.p50_ms, rel=0.5)
     assert measured.p95_ms == pytest.approx(simulated.p95_ms, rel=0.6)
