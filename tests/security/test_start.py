@@ -38,7 +38,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture
 def copy(tiny_model: Path, tmp_path: Path) -> Path:
-    for path in tiny_model.parent.iterdir():
+    for path in filter(Path.is_file, tiny_model.parent.iterdir()):
         shutil.copy(path, tmp_path)
     return tmp_path / tiny_model.name
 

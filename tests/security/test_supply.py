@@ -8,7 +8,7 @@ import pytest
 
 from tests.needs import ROOT
 
-PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)(?:\s*;\s*([^\\]+?))?\s*\\?$")
+PIN = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[a-z,]+\])?==([^\s;\\]+)(?:\s*;\s*([^\\]+?))?\s*\\?$")
 
 
 def lines(name: str) -> list[str]:

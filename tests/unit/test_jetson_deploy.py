@@ -137,7 +137,7 @@ def test_the_dockerfile_copies_what_is_there_and_starts_the_page() -> None:
 
 
 def test_make_builds_and_verifies_an_engine() -> None:
-    command = ["make", "--dry-run", "jetson-engine", "ARGS=--graph cxr-fp16.onnx"]
+    command = ["make", "--no-print-directory", "--dry-run", "jetson-engine", "ARGS=--graph cxr-fp16.onnx"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     build, verify = done.stdout.strip().splitlines()[-2:]
     assert build.endswith("-m export tensorrt --model cxr --graph cxr-fp16.onnx")
