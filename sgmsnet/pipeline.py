@@ -37,6 +37,17 @@ class _Prepared:
     timings_ms: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """What the engine gave for a batch: float32 (N, ...) by output name, and milliseconds an image."""
+
+    outputs: dict[str, np.ndarray]
+    run_ms: float
+
+
+_Batch = tuple[Sequence["_Prepared | Failure"], "Future[_Raw]"]
+
+
 class Pipeline:
     """One engine and the model's thresholds; safe to call from several threads if the engine is.
 
@@ -78,7 +89,8 @@ class Pipeline:
         Raises UnreadableImageError, EngineError, and ValueError for a bad threshold.
         """
         chosen = self._chosen(thresholds)
-        return self._run([self._prepare(source, _name_of(source, name=name))], chosen)[0]
+        item = self._prepare(source, _name_of(source, name=name))
+        return next(self._finished([item], self._run([item]), chosen))
 
     def predict_many(
         self,
@@ -88,10 +100,10 @@ class Pipeline:
         workers: int = 2,
         thresholds: Mapping[str, float] | None = None,
     ) -> Iterator[Prediction | Failure]:
-        """Predict many images in order; decoding in `workers` threads overlaps running.
+        """Predict many images in order; the engine runs a batch while others are decoded and the last is measured.
 
         A batch is what is decoded by then, at most batch_size. No more than batch_size + workers images are
-        held beside the batch in hand, however many sources there are. An image that cannot be read or run
+        held beside the two batches in hand, however many sources there are. An image that cannot be read or run
         becomes a Failure. Raises ValueError for bad options, at once.
         """
         if batch_size < 1 or workers < 1:
@@ -106,6 +118,8 @@ class Pipeline:
         self, sources: Iterator[Source], batch_size: int, workers: int, thresholds: dict[str, float]
     ) -> Iterator[Prediction | Failure]:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        runner = ThreadPoolExecutor(1, thread_name_prefix="run")
+        running: _Batch | None = None
         window: deque[Future[_Prepared | Failure]] = deque()
         numbered = enumerate(sources, start=1)
 
@@ -115,11 +129,17 @@ class Pipeline:
 
         try:
             refill()
-            while window:
-                items = _take_ready(window, batch_size)
-                refill()  # before running, so that decoding goes on meanwhile
-                yield from self._outcomes(items, thresholds)
+            while window or running:
+                ahead = None
+                if window:
+                    items = _take_ready(window, batch_size)
+                    refill()  # before running, so that decoding goes on meanwhile
+                    ahead = items, runner.submit(self._run, _readable(items))
+                if running:
+                    yield from self._outcomes(*running, thresholds)
+                running = ahead
         finally:
+            runner.shutdown(cancel_futures=True)
             pool.shutdown(cancel_futures=True)
 
     def _chosen(self, thresholds: Mapping[str, float] | None) -> dict[str, float]:
@@ -143,25 +163,32 @@ class Pipeline:
             return Failure(name, f"{name}: the file could not be read ({error.strerror or error})")
 
     def _outcomes(
-        self, items: Sequence[_Prepared | Failure], thresholds: dict[str, float]
+        self, items: Sequence[_Prepared | Failure], run: Future[_Raw], thresholds: dict[str, float]
     ) -> Iterator[Prediction | Failure]:
-        """Run what was prepared as one batch; if that fails, one by one, so that only the culprits fail."""
-        prepared = [item for item in items if isinstance(item, _Prepared)]
+        """What a batch gave; if it failed, its images run one by one, so that only the culprits fail."""
         try:
-            predictions = iter(self._run(prepared, thresholds))
+            raw = run.result()
         except EngineError as error:
             if len(items) == 1:
                 yield Failure(items[0].image, str(error))
             else:
                 for item in items:
-                    yield from self._outcomes([item], thresholds)
+                    yield item if isinstance(item, Failure) else self._alone(item, thresholds)
             return
+        predictions = self._finished(_readable(items), raw, thresholds)
         for item in items:
             yield item if isinstance(item, Failure) else next(predictions)
 
-    def _run(self, items: Sequence[_Prepared], thresholds: dict[str, float]) -> list[Prediction]:
+    def _alone(self, item: _Prepared, thresholds: dict[str, float]) -> Prediction | Failure:
+        try:
+            return next(self._finished([item], self._run([item]), thresholds))
+        except EngineError as error:
+            return Failure(item.image, str(error))
+
+    def _run(self, items: Sequence[_Prepared]) -> _Raw:
+        """The engine's outputs for a batch, and milliseconds an image; raises EngineError."""
         if not items:
-            return []
+            return _Raw({}, 0.0)
         start = time.perf_counter()
         outputs = self._outputs(np.stack([item.planes for item in items]))
         run_ms = _ms(start, time.perf_counter()) / len(items)
@@ -172,10 +199,11 @@ class Pipeline:
                     f"{item.image}: the engine {engine} gave values that are not finite; "
                     "choose another engine or precision"
                 )
-        return [
-            self._finish(item, {name: array[i] for name, array in outputs.items()}, run_ms, thresholds)
-            for i, item in enumerate(items)
-        ]
+        return _Raw(outputs, run_ms)
+
+    def _finished(self, items: Sequence[_Prepared], raw: _Raw, thresholds: dict[str, float]) -> Iterator[Prediction]:
+        for i, item in enumerate(items):
+            yield self._finish(item, {name: array[i] for name, array in raw.outputs.items()}, raw.run_ms, thresholds)
 
     def _outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (N, 1, h, w) -> the engine's outputs; with flip, logits are the mean with those of the mirror image."""
@@ -217,6 +245,10 @@ class Pipeline:
         if LUNGS in self.info.classes:
             lungs = geometry.inside(outputs["logits"][self.info.classes.index(LUNGS)])
         return self._familiarity(outputs["embedding"], lungs)
+
+
+def _readable(items: Sequence[_Prepared | Failure]) -> list[_Prepared]:
+    return [item for item in items if isinstance(item, _Prepared)]
 
 
 def _take_ready(window: deque[Future[_Prepared | Failure]], most: int) -> list[_Prepared | Failure]:

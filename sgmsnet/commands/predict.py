@@ -26,6 +26,7 @@ from sgmsnet.commands import CommandError, predict_archive
 from sgmsnet.commands.inputs import collect, output_names
 from sgmsnet.dicom_seg import SegmentationError, write_segmentation
 from sgmsnet.pipeline import Pipeline
+from sgmsnet.png import mask_png
 from sgmsnet.prediction import Failure, Prediction, check_thresholds, withhold_unfamiliar
 
 KINDS = ("masks", "overlay", "attention", "report", "seg")
@@ -166,7 +167,7 @@ def write_files(prediction: Prediction, job: Job, results: Results) -> None:
     folder, kinds, name = results.folder, results.kinds, job.name
     if "masks" in kinds:
         for label, mask in prediction.masks.items():
-            _write_png(folder / f"{name}_{label}.png", mask.view(np.uint8) * np.uint8(255))
+            (folder / f"{name}_{label}.png").write_bytes(mask_png(mask))
     if "overlay" in kinds:
         _write_png(folder / f"{name}_overlay.png", overlay.draw(prediction))
     if "attention" in kinds:

@@ -23,8 +23,9 @@ from PIL import Image
 from engines.base import EngineError, EngineUnavailable
 from sgmsnet import overlay
 from sgmsnet.imaging import UnreadableImageError
+from sgmsnet.png import mask_png
 from sgmsnet.prediction import Prediction, failure_record
-from sgmsnet.web import batch_inputs, payload
+from sgmsnet.web import batch_inputs
 from sgmsnet.web.batch_inputs import BatchError, Item, ItemError
 from sgmsnet.web.desk import Desk
 
@@ -126,7 +127,7 @@ def _one(desk: Desk, item: Item, stem: str, engine: str, results: zipfile.ZipFil
 
 def _add_pictures(prediction: Prediction, stem: str, results: zipfile.ZipFile) -> None:
     for name, mask in prediction.masks.items():
-        _store(results, f"masks/{stem}_{name}.png", payload.mask_png(mask))
+        _store(results, f"masks/{stem}_{name}.png", mask_png(mask))
     _store(results, f"overlays/{stem}.jpg", _jpeg(overlay.draw(prediction)))
 
 

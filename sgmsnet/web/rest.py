@@ -25,8 +25,9 @@ import sgmsnet
 from engines.base import EngineError, EngineUnavailable
 from sgmsnet import imaging, raster
 from sgmsnet.imaging import UnreadableImageError
+from sgmsnet.png import mask_png
 from sgmsnet.prediction import Prediction
-from sgmsnet.web import describe, form, payload
+from sgmsnet.web import describe, form
 from sgmsnet.web.desk import AT_ONCE, Desk
 from sgmsnet.web.form import Asked, Masks, RestError
 from sgmsnet.web.gate import Gate, LockedError, client_of
@@ -179,7 +180,7 @@ def _encode(desk: Desk, prediction: Prediction, masks: Masks) -> dict[str, Any]:
     record = prediction.record()
     if masks == "png":
         record["masks"] = {
-            name: base64.b64encode(payload.mask_png(mask)).decode("ascii") for name, mask in prediction.masks.items()
+            name: base64.b64encode(mask_png(mask)).decode("ascii") for name, mask in prediction.masks.items()
         }
     elif masks == "rle":
         record["masks"] = {name: run_lengths(mask) for name, mask in prediction.masks.items()}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sgmsnet.pipeline import Pipeline
+from sgmsnet.png import mask_png
 from sgmsnet.prediction import STAGES, Prediction
 from sgmsnet.web import payload
 from tests.fakes import INFO, LUNG, SICK, FakeEngine
@@ -68,9 +69,9 @@ def test_mask_has_the_size_of_the_image_and_the_mask_of_the_prediction() -> None
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 700), (513, 16)])
 def test_mask_file_is_an_eight_bit_grey_png_whatever_the_shape(shape: tuple[int, int]) -> None:
     mask = np.random.default_rng(0).random(shape) > 0.5
-    image = Image.open(io.BytesIO(payload.mask_png(mask)))
+    image = Image.open(io.BytesIO(mask_png(mask)))
     image.verify()  # checks the sums of all parts
-    image = Image.open(io.BytesIO(payload.mask_png(mask)))
+    image = Image.open(io.BytesIO(mask_png(mask)))
     assert (image.format, image.mode) == ("PNG", "L")
     np.testing.assert_array_equal(np.asarray(image), mask * np.uint8(255))
 
