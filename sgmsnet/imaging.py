@@ -67,6 +67,28 @@ class Geometry:
         The padding is cut away at the plane's own resolution, between its pixels if need be. The result has
         the image's size, or the height and width asked for. Raises ValueError for what is not a plane.
         """
+        inner, (x0, y0, x1, y1) = self._without_padding(plane)
+        size = (width or self.image_width, height or self.image_height)
+        return np.array(Image.fromarray(inner).resize(size, Image.Resampling.BILINEAR, box=(x0, y0, x1, y1)))
+
+    def restore_above(self, plane: np.ndarray, cut: float) -> np.ndarray:
+        """Bool (image_height, image_width): restore(plane) > cut, resizing only the rectangle where that can be."""
+        mask = np.zeros((self.image_height, self.image_width), np.bool_)
+        inner, (x0, y0, x1, y1) = self._without_padding(plane)
+        above = inner > cut
+        rows = _reach(np.flatnonzero(above.any(axis=1)), y0, (y1 - y0) / self.image_height, self.image_height)
+        columns = _reach(np.flatnonzero(above.any(axis=0)), x0, (x1 - x0) / self.image_width, self.image_width)
+        if rows is None or columns is None:
+            return mask  # between values that do not pass, none does: a healthy chest costs no resizing
+        top, bottom, upper, lower = rows
+        left, right, near, far = columns
+        size = (right - left, bottom - top)
+        part = Image.fromarray(inner).resize(size, Image.Resampling.BILINEAR, box=(near, upper, far, lower))
+        mask[top:bottom, left:right] = np.asarray(part) > cut
+        return mask
+
+    def _without_padding(self, plane: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+        """The part of a plane that the image fills, and where in it the image lies: left, top, right, bottom."""
         if plane.ndim != 2 or 0 in plane.shape:
             raise ValueError("Only a plane (h, w) can be restored.")
         y0, y1 = self._span(self.top, self.height, self.model_height, plane.shape[0])
@@ -74,9 +96,7 @@ class Geometry:
         # Whole rows and columns of padding go first: Pillow would blend the nearest of them into the border.
         rows, columns = (int(y0), int(np.ceil(y1))), (int(x0), int(np.ceil(x1)))
         inner = np.ascontiguousarray(plane[slice(*rows), slice(*columns)], np.float32)
-        size = (width or self.image_width, height or self.image_height)
-        box = (x0 - columns[0], y0 - rows[0], x1 - columns[0], y1 - rows[0])
-        return np.array(Image.fromarray(inner).resize(size, Image.Resampling.BILINEAR, box=box))
+        return inner, (x0 - columns[0], y0 - rows[0], x1 - columns[0], y1 - rows[0])
 
     def inside(self, plane: np.ndarray) -> np.ndarray:
         """A plane of the model's input size -> the part of it that the image fills, a view."""
@@ -85,6 +105,19 @@ class Geometry:
     @staticmethod
     def _span(start: int, length: int, model: int, cells: int) -> tuple[float, float]:
         return start * cells / model, min((start + length) * cells / model, float(cells))
+
+
+def _reach(found: np.ndarray, start: float, step: float, length: int) -> tuple[int, int, float, float] | None:
+    """Along one side: which of `length` pixels the cells found, in order, can reach; the same range counted in cells.
+
+    A pixel is `step` cells wide, the first begins at cell `start`. None if no cell was found.
+    """
+    if not len(found):
+        return None
+    wide = max(1.0, step)  # a pixel blends the cells up to this far from its centre
+    first = max(0, int((found[0] + 0.5 - wide - start) / step - 0.5))
+    last = min(length, int((found[-1] + 0.5 + wide - start) / step + 0.5) + 1)
+    return first, last, start + first * step, start + last * step
 
 
 def load(source: Source, *, name: str | None = None) -> Radiograph:

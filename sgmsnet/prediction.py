@@ -187,12 +187,7 @@ class Prediction:
 
     def _mask(self, name: str) -> np.ndarray:
         # Compared as logits, which spares an exponential for every pixel of a large image.
-        cut = self.cut(name)
-        if self.logits[self.classes.index(name)].max() <= cut:
-            # Between values that do not pass, none does: a healthy chest costs no resizing.
-            return np.zeros((self.geometry.image_height, self.geometry.image_width), np.bool_)
-        mask: np.ndarray = self._restored_logits(name) > cut
-        return mask
+        return self.geometry.restore_above(self.logits[self.classes.index(name)], self.cut(name))
 
     def _restored_logits(self, name: str) -> np.ndarray:
         """float32 (H, W): resized before temperature, sigmoid and threshold, so that borders stay sharp."""

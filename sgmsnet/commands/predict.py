@@ -233,12 +233,16 @@ def _check_classes(thresholds: dict[str, float], pipeline: Pipeline) -> None:
 
 def _refuse_to_overwrite(jobs: list[Job], output: Path, pipeline: Pipeline) -> None:
     """Raise CommandError if a result would take the place of an input, as when both lie in one folder."""
-    info = pipeline.info
+    if not output.is_dir():
+        return
     inputs = {job.source.resolve() for job in jobs}
+    # What lies in the folder is looked at, links too, and not each of the many names that results could have.
+    taken = {path.name: path.resolve() for path in output.iterdir() if path.resolve() in inputs}
+    labels = (*pipeline.info.classes, "overlay", "seg", *pipeline.info.outputs) if taken else ()
     for job in jobs:
-        for label in (*info.classes, "overlay", "seg", *info.outputs):
-            target = (output / f"{job.name}_{label}{'.dcm' if label == 'seg' else '.png'}").resolve()
-            if target in inputs:
+        for label in labels:
+            target = taken.get(f"{job.name}_{label}{'.dcm' if label == 'seg' else '.png'}")
+            if target is not None:
                 raise CommandError(f"The results would overwrite the input {target.name}; choose another --output.")
 
 

@@ -254,11 +254,26 @@ def test_a_ramp_is_restored_to_where_it_was(cells: int) -> None:
     assert np.abs(restored[inner, 100] - expected[inner]).max() < 0.002
 
 
+@given(sides, sides, st.sampled_from([1, 7, 56, 224]), st.floats(-1.2, 1.2), st.integers(0, 2**32 - 1))
+def test_what_lies_above_a_cut_is_what_restoring_all_of_it_would_show(
+    h: int, w: int, cells: int, cut: float, seed: int
+) -> None:
+    _, geometry = prepare(load(np.zeros((h, w), np.uint8)), height=224, width=224)
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.uniform(-1, 1, (min(cells, 7), min(cells, 7))).astype(np.float32))
+    plane = np.asarray(coarse.resize((cells, cells), Image.Resampling.BILINEAR))
+    restored = geometry.restore(plane)
+    differs = geometry.restore_above(plane, cut) != (restored > cut)
+    assert np.abs(restored[differs] - cut).max(initial=0) < 1e-5  # of values at the cut, rounding decides
+
+
 def test_only_planes_are_restored() -> None:
     _, geometry = prepare(load(RAMP), height=224, width=224)
     for wrong in (np.zeros(3), np.zeros((1, 7, 7)), np.zeros((0, 7))):
         with pytest.raises(ValueError, match="plane"):
             geometry.restore(wrong)
+        with pytest.raises(ValueError, match="plane"):
+            geometry.restore_above(wrong, 0.0)
 
 
 # ---- what is refused ----
