@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,7 @@ from monai.transforms import (
     RandGridDistortiond,
     Transform,
 )
+from monai.transforms.spatial.array import RandAffineGrid
 from monai.utils import convert_to_tensor
 from PIL import Image
 from torch import Tensor
@@ -84,23 +86,45 @@ class SegmentationDataset(Dataset[Item]):
         return item
 
 
+class SizeAndAspectGrid(RandAffineGrid):
+    """MONAI's random rotation, shift and scale, but size is drawn for both axes together and width : height apart.
+
+    MONAI draws the scales of both axes independently, so that width : height would change with the size too. shift is
+    in pixels.
+    """
+
+    def __init__(self, options: Augmentation, *, shift: float) -> None:
+        super().__init__(rotate_range=float(np.radians(options.rotate_degrees)), translate_range=(shift, shift))
+        self.options = options
+
+    def randomize(self, data: Any | None = None) -> None:
+        super().randomize()
+        size = 1 + self.R.uniform(-self.options.scale, self.options.scale)
+        widest = math.log1p(self.options.aspect)
+        stretch = math.exp(self.R.uniform(-widest, widest) / 2)  # of the width; the height shrinks by as much
+        # The grid says where each pixel comes from, so it grows as the image shrinks; rows before columns.
+        self.scale_params = [stretch / size, 1 / (size * stretch)]
+
+
 def augmentation(options: Augmentation, *, size: int) -> Compose:
-    """The random changes of training images, geometry for image and mask alike, grey levels for the image."""
+    """The random changes of training images, geometry for image and mask alike, grey levels for the image.
+
+    Of grey levels only the curve changes (gamma): the network normalises each image, so contrast and brightness that
+    change in proportion would be undone, but for what they clip.
+    """
     both, image = ["image", "mask"], ["image"]
     shift = options.shift * size
-    stretch = options.scale + options.aspect / 2
+    affine = RandAffined(
+        both,
+        prob=0.9,
+        mode=("bilinear", "nearest"),
+        padding_mode="zeros",
+    )
+    affine.rand_affine.rand_affine_grid = SizeAndAspectGrid(options, shift=shift)
     return Compose(
         [
             RandFlipd(both, prob=options.flip, spatial_axis=1),
-            RandAffined(
-                both,
-                prob=0.9,
-                rotate_range=float(np.radians(options.rotate_degrees)),
-                scale_range=((-options.scale, options.scale), (-stretch, stretch)),
-                translate_range=(shift, shift),
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros",
-            ),
+            affine,
             RandGridDistortiond(
                 both,
                 prob=options.elastic_probability,

@@ -32,9 +32,9 @@ class Augmentation:
 
     rotate_degrees: float = 15.0
     scale: float = 0.2
-    """Largest relative change of size."""
+    """Largest relative change of size, of both axes together."""
     aspect: float = 0.25
-    """Largest relative change of width against height: QaTa images are squashed to squares."""
+    """Largest relative change of width : height, or of height : width: QaTa images are squashed to squares."""
     shift: float = 0.08
     """Largest shift, relative to the side."""
     flip: float = 0.0
@@ -43,6 +43,7 @@ class Augmentation:
     """Largest relative stretch of a cell of a 5x5 grid that bends the image smoothly."""
     elastic_probability: float = 0.25
     gamma: tuple[float, float] = (0.6, 1.7)
+    """Smallest and largest exponent of the grey levels; linear contrast is undone by the network's normalisation."""
     gamma_probability: float = 0.5
     noise: float = 8.0
     """Largest standard deviation of added noise, in grey levels."""

@@ -12,6 +12,7 @@ from PIL import Image
 from sgmsnet.training.data import DatasetError, Sample
 from sgmsnet.training.dataset import (
     SegmentationDataset,
+    SizeAndAspectGrid,
     augmentation,
     balanced_sampler,
     collate_channels_last,
@@ -95,6 +96,45 @@ def test_grey_changes_leave_masks_alone(tmp_path: Path) -> None:
     after = dataset[0]
     torch.testing.assert_close(torch.Tensor(after["mask"]), before["mask"])
     assert not torch.equal(torch.Tensor(after["image"]), before["image"])
+
+
+def test_size_is_drawn_for_both_axes_together_and_width_against_height_apart() -> None:
+    options = Augmentation(scale=0.2, aspect=0.25)
+    grid = SizeAndAspectGrid(options, shift=0)
+    grid.set_random_state(seed=8)
+    factors = []
+    for _ in range(4000):
+        grid.randomize()
+        assert grid.scale_params is not None
+        factors.append(1 / np.array(grid.scale_params))  # of the image, which shrinks as the grid grows
+    height, width = np.array(factors).T
+    size, ratio = np.sqrt(height * width), width / height
+    assert (size.min(), size.max()) == pytest.approx((0.8, 1.2), abs=0.005)
+    assert size.min() >= 0.8
+    assert size.max() <= 1.2
+    assert (ratio.min(), ratio.max()) == pytest.approx((0.8, 1.25), abs=0.005)
+    assert ratio.max() <= 1.25 + 1e-9
+    assert np.median(ratio) == pytest.approx(1, abs=0.02), "as often wider as narrower"
+    assert abs(np.corrcoef(size, ratio)[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize(("option", "lowest"), [({"scale": 0.2}, 0.8), ({"aspect": 0.25}, 0.8)])
+def test_size_and_aspect_change_the_image_as_far_as_they_say(option: dict[str, float], lowest: float) -> None:
+    transform = augmentation(Augmentation(**{**STILL, "elastic_probability": 0, **option}), size=96)
+    transform.set_random_state(seed=2)
+    square = torch.zeros(1, 96, 96)
+    square[:, 28:68, 28:68] = 1
+    heights, ratios = [], []
+    for _ in range(150):
+        mask = np.asarray(transform({"image": square, "mask": square})["mask"])[0] > 0
+        height, width = np.count_nonzero(mask.any(axis=1)), np.count_nonzero(mask.any(axis=0))
+        heights.append(height / 40)
+        ratios.append(width / height)
+    spread = heights if "scale" in option else ratios
+    assert lowest - 0.06 <= min(spread) < lowest + 0.06, "the limit is reached and kept, to a pixel at each side"
+    assert 1.14 < max(spread) <= 1.31
+    if "scale" in option:
+        assert ratios == pytest.approx([1] * 150, abs=0.06)
 
 
 def test_elastic_bends_image_and_mask_together_by_little(tmp_path: Path) -> None:
