@@ -47,6 +47,7 @@ class Score:
     images: tuple[Row, ...]
     calibration_error: float
     seconds_per_step: float | None
+    steps: int
 
     @property
     def dice(self) -> np.ndarray:
@@ -73,6 +74,15 @@ class Standing:
     test: PairedTest | None = None
     """Against the reference; None for the reference itself, and until it is finished."""
     p_holm: float | None = None
+    seed_differences: tuple[float, ...] = ()
+    """To the reference with the same seed, for the seeds that both have."""
+
+    @property
+    def verdict(self) -> str:
+        """Of the test; "" without one."""
+        if self.test is None or self.p_holm is None:
+            return ""
+        return self.test.verdict(self.p_holm, self.seed_differences)
 
 
 def standings(
@@ -87,8 +97,11 @@ def standings(
         return tuple(found)
     others = [i for i, one in enumerate(found) if one is not against and one.images == against.images]
     tests = [paired_test(against.groups, found[i].dice, against.dice) for i in others]
+    theirs = dict(zip(against.seeds, against.seed_dice, strict=True))
     for i, test, p in zip(others, tests, holm([test.p_value for test in tests]), strict=True):
-        found[i] = replace(found[i], test=test, p_holm=p)
+        own = zip(found[i].seeds, found[i].seed_dice, strict=True)
+        differences = tuple(dice - theirs[seed] for seed, dice in own if seed in theirs)
+        found[i] = replace(found[i], test=test, p_holm=p, seed_differences=differences)
     return tuple(found)
 
 
@@ -122,7 +135,7 @@ def write_board(
     """Write scoreboard.md, scoreboard.csv, dice.png and cost.png."""
     found = [(part, standings(part, scores, costs, reference=comparison.reference)) for part in comparison.parts]
     by_part = [(part, rows) for part, rows in found if rows]
-    texts = [f"## {comparison.title}", _about(conditions)]
+    texts = [f"## {comparison.title}", _about(conditions), _training_time(scores)]
     texts += [text for part, rows in by_part for text in _tables(part, rows, comparison)]
     (folder / "scoreboard.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     _write_csv(folder / "scoreboard.csv", by_part)
@@ -138,8 +151,16 @@ def _about(conditions: Mapping[str, Any]) -> str:
         "Threshold 0.5, masks at each image's own size. GFLOP: convolutions and matrix products of one image of "
         f"{conditions['size']}x{conditions['size']}, a multiplication and an addition are two. CPU: PyTorch "
         f"{conditions['torch']}, FP32, batch of one, {conditions['threads']} threads, median, load average "
-        f"{conditions['load']} before."
+        f"{conditions['load']} before. Distances in pixels are in those of each image's own size; the calibration "
+        "error is over all pixels, of which most are background."
     )
+
+
+def _training_time(scores: Sequence[Score]) -> str:
+    """How long the trainings behind the tables took, as far as their steps were timed."""
+    runs = {(score.row.name, score.seed): score for score in scores}.values()
+    timed = [one.seconds_per_step * one.steps for one in runs if one.seconds_per_step is not None]
+    return f"Training: {sum(timed) / 3600:.2f} hours of steps in {len(timed)} of {len(runs)} runs."
 
 
 def _tables(part: Part, found: Sequence[Standing], comparison: Comparison) -> list[str]:
@@ -163,7 +184,8 @@ def _tables(part: Part, found: Sequence[Standing], comparison: Comparison) -> li
         reference = next(row.title for row in comparison.rows if row.name == comparison.reference)
         texts.append(
             f"Dice per image against {reference}, on the same images (means over seeds); p of Wilcoxon's signed-rank "
-            f"test over patients, adjusted by Holm for the {len(tests)} tests."
+            f"test over patients, adjusted by Holm for the {len(tests)} tests. Better or worse takes both: an interval "
+            "of the difference that leaves out zero, and an adjusted p below 0.05."
         )
         texts.append(
             _markdown(
@@ -172,7 +194,7 @@ def _tables(part: Part, found: Sequence[Standing], comparison: Comparison) -> li
                     "difference, points": [_difference(test) for _, test, _ in tests],
                     "p": [f"{test.p_value:.2g}" for _, test, _ in tests],
                     "p, adjusted": [f"{p:.2g}" for _, _, p in tests],
-                    "by its interval": [test.verdict for _, test, _ in tests],
+                    "verdict": [one.verdict for one, _, _ in tests],
                 }
             )
         )
@@ -212,6 +234,7 @@ def _write_csv(path: Path, by_part: Sequence[tuple[Part, Sequence[Standing]]]) -
             low, high = (one.test.interval if one.test else None) or (None, None)
             line |= {"difference": one.test.difference if one.test else None, "difference_low": low}
             line |= {"difference_high": high, "p": one.test.p_value if one.test else None, "p_holm": one.p_holm}
+            line |= {"verdict": one.verdict}
             lines.append(line)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(lines[0]))

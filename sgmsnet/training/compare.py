@@ -132,6 +132,7 @@ def read_scores(comparison: Comparison, *, folder: Path) -> list[Score]:
                         images=tuple(read_images(run / f"{part.name}.csv", label=part.label)),
                         calibration_error=result["calibration_error"][part.name],
                         seconds_per_step=result["seconds_per_step"],
+                        steps=result["steps"],
                     )
                     for part in comparison.parts_of(row)
                 ]
@@ -191,7 +192,7 @@ def read_images(path: Path, *, label: str) -> list[Row]:
             unit: Any = line["unit"]
             surface = SurfaceDistance(hd95=float(line["hd95"]), nsd=float(line["nsd"]), unit=unit)
             sample = Sample(image=Path(line["image"]), masks={}, empty=frozenset(), group=line["group"])
-            rows.append(Row(sample, {label: counts}, {label: surface}, None, None))
+            rows.append(Row(sample, {label: counts}, {label: surface}, None))
     return rows
 
 

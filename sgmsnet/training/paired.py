@@ -10,6 +10,9 @@ from scipy.stats import wilcoxon
 
 from sgmsnet.training.bootstrap import intervals
 
+SIGNIFICANT = 0.05
+"""Below it an adjusted p counts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
@@ -24,12 +27,17 @@ class PairedTest:
     p_value: float
     """Of Wilcoxon's signed-rank test on the groups' mean differences, two-sided; 1 where nothing differs."""
 
-    @property
-    def verdict(self) -> str:
-        """What the interval supports: better, worse or no difference shown."""
-        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
-            return "no difference shown"
-        return "better" if self.difference > 0 else "worse"
+    def verdict(self, p_adjusted: float, by_seed: Sequence[float] = ()) -> str:
+        """better, worse or no difference shown: the interval leaves out zero and p, adjusted, is below 0.05.
+
+        The interval alone is that of one test and takes no notice of how many there are. by_seed: the difference with
+        each seed, to say where they do not agree in sign.
+        """
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1] or p_adjusted >= SIGNIFICANT:
+            text = "no difference shown"
+        else:
+            text = "better" if self.difference > 0 else "worse"
+        return f"{text}; seeds disagree in sign" if by_seed and min(by_seed) < 0 < max(by_seed) else text
 
 
 def paired_test(groups: Sequence[str], one: np.ndarray, other: np.ndarray) -> PairedTest:

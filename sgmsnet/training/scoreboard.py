@@ -30,6 +30,10 @@ class Part:
     limit: int = 0
     """Only every k-th image, so many of them; 0: all."""
 
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "val", "all"):
+            raise ConfigError(f"part {self.name}: split is train, val or all, not {self.split!r}")
+
     def samples(self) -> list[Sample]:
         """The labelled images; raises DatasetError."""
         samples = [sample for sample in find_samples(self.source, split=self.split) if self.label in sample.masks]
@@ -144,7 +148,8 @@ def _part(values: Any) -> Part:
 def leave_one_source_out(recipe: Recipe, *, seeds: Sequence[int] = ()) -> Comparison:
     """A recipe trained on all its sources, and once without each, measured on that source's validation part.
 
-    Sources without a mask of the recipe's first class stay in every training. Raises ConfigError.
+    Sources of one folder may be of one collection (`gb_` and `v7_` are), so each such folder is left out as a whole
+    too. Sources without a mask of the recipe's first class stay in every training. Raises ConfigError.
     """
     label = recipe.model.classes[0]
     parts: list[Part] = []
@@ -162,6 +167,11 @@ def leave_one_source_out(recipe: Recipe, *, seeds: Sequence[int] = ()) -> Compar
         RowConfig(name=f"without-{part.name}", title=f"without {part.name}", leave_out=(part.name,), parts=(part.name,))
         for part in parts
     ]
+    for path in dict.fromkeys(part.source.path for part in parts):
+        names = tuple(part.name for part in parts if part.source.path == path)
+        if 1 < len(names) < len(parts):
+            title = f"without {' and '.join(names)}"
+            without.append(RowConfig(name=f"without-all-{Path(path).name}", title=title, leave_out=names, parts=names))
     return Comparison(
         name=f"{recipe.name}-sources",
         title=f"{recipe.name}, one source left out of the training",

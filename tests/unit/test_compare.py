@@ -116,6 +116,9 @@ def test_a_comparison_from_scratch_leaves_table_plots_and_tests(finished: Path) 
     text = (finished / "scoreboard.md").read_text(encoding="utf-8")
     for words in ("Tiny networks", "without the modules", "6 images in 3 groups", "Dice pooled", "GFLOP", "PyTorch"):
         assert words in text
+    results = [json.loads((finished / row / f"seed-{s}" / "result.json").read_text()) for row in ROWS for s in (1, 2)]
+    hours = sum(result["seconds_per_step"] * result["steps"] for result in results) / 3600
+    assert f"Training: {hours:.2f} hours of steps in 6 of 6 runs." in text
     for name in ("dice.png", "cost.png"):
         with Image.open(finished / name) as plot:
             assert plot.width > 400
@@ -135,6 +138,7 @@ def test_the_table_holds_what_the_images_say(finished: Path) -> None:
     for row in others:
         difference = float(row["dice_per_image"]) - float(first["dice_per_image"])
         assert float(row["difference"]) == pytest.approx(difference, abs=1e-9)
+        assert row["verdict"].startswith("no difference shown"), "three patients show nothing"
 
 
 def test_every_row_trains_the_same_protocol(finished: Path) -> None:
@@ -177,6 +181,7 @@ def test_a_folder_of_another_protocol_is_refused(tiny: Path, finished: Path, cap
         ("rows.1.colour=red", "colour"),
         ("parts.0.colour=red", "colour"),
         ("parts.0.source=x", "SourceConfig"),
+        ("parts.0.split=test", "train, val or all"),
         ("recipe.batchsize=2", "batchsize"),
     ],
 )
@@ -233,6 +238,7 @@ def test_leaving_a_source_out_trains_on_the_others_and_measures_on_it() -> None:
         "without-lungs-gb": ["^v7_", "^ped_"],
         "without-lungs-v7": ["^gb_", "^ped_"],
         "without-healthy-ped": ["^gb_", "^v7_"],
+        "without-all-lungs": ["^ped_"],  # both annotators outlined images of one collection
     }
     for row in comparison.rows[1:]:
         assert [part.name for part in comparison.parts_of(row)] == list(row.leave_out)
