@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +18,27 @@ if TYPE_CHECKING:
     from sgmsnet.training.data import SourceConfig
     from sgmsnet.training.results import Evaluation
 
+LINE_EVERY_S = 30.0
+"""How often the progress is told where standard error is no terminal."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options; imports nothing heavy."""
     parser.add_argument("dataset", help="folder with images and masks, or a data set of SGMSNET_DATA by name")
     parser.add_argument("--model", default="cxr", help="name of a shipped model or a .safetensors file")
     parser.add_argument("--engine", default="auto", help="runtime; default: the best of this machine")
+    parser.add_argument("--triton-url", metavar="HOST:PORT", help="a server for --engine triton, as of predict")
     parser.add_argument("--precision", help="precision of the runtime, where it offers several")
-    parser.add_argument("--split", default="val", choices=["train", "val", "all"], help="part of the data set")
+    parser.add_argument(
+        "--threshold", action="append", default=[], metavar="CLASS=T", help="probability above which a pixel counts"
+    )
+    parser.add_argument(
+        "--split",
+        default="val",
+        choices=["train", "val", "all", "test"],
+        help="part of the data set; all is train and val (and Test of COVID-QU-Ex); test is Test Set of Kaggle's QaTa, "
+        "Test of COVID-QU-Ex or FOLDER/test, to be measured once and never tuned to",
+    )
     parser.add_argument(
         "--masks", action="append", default=[], metavar="CLASS=FOLDER", help="what a folder of masks labels"
     )
@@ -30,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ages = parser.add_mutually_exclusive_group()
     ages.add_argument("--adults", action="store_true", help="only grown-ups, by the ages in sources.csv")
     ages.add_argument("--children", action="store_true", help="only children, by the ages in sources.csv")
+    parser.add_argument(
+        "--include", default="", metavar="REGEX", help="only images whose name without suffix contains it, as ^gb_"
+    )
     parser.add_argument("--limit", type=_positive, metavar="N", help="only every k-th image, N of them")
     parser.add_argument("--batch", type=_positive, default=8, help="images that are run together")
     parser.add_argument("--flip", action="store_true", help="run mirror images too and take the mean; twice the time")
@@ -55,21 +74,32 @@ def _positive(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print a table, write what was asked for; return the exit code."""
     import sgmsnet
+    from engines import server_address
     from engines.base import EngineUnavailable
     from sgmsnet.checkpoint import WeightsError
+    from sgmsnet.commands.predict import parse_thresholds
+    from sgmsnet.prediction import check_thresholds
     from sgmsnet.training.data import DatasetError
     from sgmsnet.training.evaluate import evaluate, samples_of
 
     if args.html:
         _check_drawing()
+    fixed = parse_thresholds(args.threshold)
+    if args.triton_url:
+        os.environ[server_address.URL] = args.triton_url
+    adults = True if args.adults else False if args.children else None
     try:
-        samples = samples_of(args.dataset, split=args.split, source=_source(args))
+        samples = samples_of(args.dataset, split=args.split, source=_source(args), adults=adults, include=args.include)
         if args.limit:
             samples = samples[:: max(len(samples) // args.limit, 1)][: args.limit]
         pipeline = sgmsnet.load(args.model, engine=args.engine, precision=args.precision, flip=args.flip)
-        evaluation = evaluate(
-            pipeline, samples, batch_size=args.batch, distances=not args.fast, progress=_progress(len(samples))
-        )
+        try:
+            check_thresholds(fixed, pipeline.info.classes)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        pipeline.thresholds |= fixed
+        with _progress(len(samples)) as progress:
+            evaluation = evaluate(pipeline, samples, batch_size=args.batch, distances=not args.fast, progress=progress)
     except (DatasetError, WeightsError, EngineUnavailable) as error:
         raise CommandError(str(error)) from None
     _report(args, evaluation, pipeline)
@@ -91,6 +121,7 @@ def _report(args: argparse.Namespace, evaluation: Evaluation, pipeline: Pipeline
     facts = {
         "dataset": args.dataset,
         "split": args.split,
+        **({"include": args.include} if args.include else {}),
         "model": info.model,
         "model_sha256": info.model_sha256,
         "engine": info.backend,
@@ -134,27 +165,28 @@ def _write(path: Path, text: str) -> None:
 
 
 def _source(args: argparse.Namespace) -> SourceConfig | None:
-    from dataclasses import replace
+    """What the options say of the masks; None leaves it to the data set's name."""
+    from sgmsnet.training.data import SourceConfig
 
-    from sgmsnet.training.data import KNOWN_SOURCES, SourceConfig
-
-    adults = True if args.adults else False if args.children else None
-    if args.masks or args.empty:
-        masks = dict(option.partition("=")[::2] for option in args.masks)
-        if not all(masks.values()):
-            raise CommandError("--masks reads CLASS=FOLDER, for example --masks lungs=lung_masks")
-        return SourceConfig(path=".", masks=masks, empty=tuple(args.empty), adults=adults)
-    if adults is None:
+    if not (args.masks or args.empty):
         return None
-    known = KNOWN_SOURCES.get(Path(args.dataset).name)
-    if known is None:
-        raise CommandError("--adults and --children need a data set whose sources.csv gives ages, as healthy")
-    return replace(known, adults=adults)
+    masks = dict(option.partition("=")[::2] for option in args.masks)
+    if not all(masks.values()):
+        raise CommandError("--masks reads CLASS=FOLDER, for example --masks lungs=lung_masks")
+    return SourceConfig(path=".", masks=masks, empty=tuple(args.empty))
 
 
-def _progress(total: int) -> Any:
-    def show(done: int) -> None:
-        if sys.stderr.isatty() and (done % 10 == 0 or done == total):
-            print(f"\r{done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """What is told of each image done: a bar on a terminal, otherwise a line now and then, with rate and time left."""
+    from concurrent.futures import Future
 
-    return show
+    from sgmsnet.archive.progress import Progress
+
+    images: Future[int] = Future()
+    images.set_result(total)
+    progress = Progress(images, before=0, every_s=LINE_EVERY_S)
+    try:
+        yield lambda done: progress.step(failed=False)
+    finally:
+        progress.close()

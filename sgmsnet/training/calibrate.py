@@ -23,7 +23,7 @@ from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Failure, Prediction
 from sgmsnet.training import share
 from sgmsnet.training.data import DatasetError, Sample, data_root
-from sgmsnet.training.evaluate import grown_ups, samples_of, truths_of
+from sgmsnet.training.evaluate import samples_of, truths_of
 from sgmsnet.training.familiarity import Seen, fit, margins_of
 from sgmsnet.training.masks import read_mask
 from sgmsnet.training.sweep import THRESHOLDS, LogitHistogram, Sweep
@@ -131,13 +131,12 @@ class _Runner:
         parts = []
         for source in sources:
             samples = [s for s in self._samples(source, "val") if name in s.labelled]
-            ages = grown_ups(samples) if source == "healthy" else {}
             for sample, prediction in zip(samples, self._predictions([s.image for s in samples]), strict=True):
                 truth = truths_of(sample, prediction)[name]
                 logits = prediction.geometry.restore(prediction.logits[prediction.classes.index(name)])
                 parts.append(LogitHistogram.of(logits, truth, outlined=name not in sample.empty))
                 if name == INFECTION:
-                    grown_up = ages.get(sample.image)
+                    grown_up = sample.grown_up if source == "healthy" else None
                     kind = source if grown_up is None else ADULTS if grown_up else "healthy children"
                     self._remember_share(sample, prediction, truth, kind)
                 if (name, source) in _FAMILIAR:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Split = Literal["train", "val", "all"]
+Split = Literal["train", "val", "all", "test"]
+"""Part of a data set. "test" is for `evaluate` alone: neither a recipe nor a comparison can name it."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 QATA_TRAIN_IMAGES = 5716
 """Images of Kaggle's `Train Set`, in order of their names, that train; the 1,429 after them validate (LViT, SGSeg)."""
@@ -61,6 +62,10 @@ class Sample:
     empty: frozenset[str]
     group: str
     """What is resampled together: the patient where known, otherwise the stem."""
+    collection: str = ""
+    """Where the image comes from, by the column `source` of sources.csv; "" where it does not tell."""
+    grown_up: bool | None = None
+    """Is it of a grown-up; None where sources.csv does not tell."""
 
     @property
     def labelled(self) -> frozenset[str]:
@@ -88,7 +93,8 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
 
     Understands `<split>/images` and `<split>/masks`, plain `images` and `masks` with equal stems (a fifth, chosen
     by a hash of the stem, validates), QaTa-COV19 as Kaggle lays it out, and COVID-QU-Ex. An image without the mask
-    of a class counts as unlabelled for that class. Raises DatasetError when nothing can be used.
+    of a class counts as unlabelled for that class. "all" is train and val, and the test part of COVID-QU-Ex alone.
+    Raises DatasetError when nothing can be used.
     """
     folder = (root or data_root()) / source.path
     if not folder.is_dir():
@@ -100,7 +106,7 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
     people = _people(folder)
     if source.adults is not None and not any(person.grown_up is not None for person in people.values()):
         raise DatasetError(f"{folder}: sources.csv with the columns stem and age is needed to tell ages")
-    unknown = Person(patient="", grown_up=None)
+    unknown = Person()
     samples = []
     for image, masks in _pairs(folder, source.masks, split):
         person = people.get(image.stem, unknown)
@@ -108,18 +114,29 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
             continue
         empty = frozenset(source.empty) - set(masks)
         if masks or empty:
-            samples.append(Sample(image=image, masks=masks, empty=empty, group=person.patient or _group(image.stem)))
+            samples.append(
+                Sample(
+                    image=image,
+                    masks=masks,
+                    empty=empty,
+                    group=person.patient or _group(image.stem),
+                    collection=person.collection,
+                    grown_up=person.grown_up,
+                )
+            )
     if not samples:
         raise DatasetError(f"{folder}: found no labelled image for the {split} part")
     return samples
 
 
 def _pairs(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
-    if (folder / "Train Set" / "Images").is_dir():
+    if any((folder / part / "Images").is_dir() for part in ("Train Set", "Test Set")):
         yield from _kaggle_qata(folder, masks, split)
     elif (covid_qu_ex := _covid_qu_ex_root(folder)) is not None:
         yield from _covid_qu_ex(covid_qu_ex, masks, split)
     elif (folder / "images").is_dir():
+        if split == "test":
+            raise DatasetError(f"{folder}: expected test/images and test/masks for the test part")
         for image in _images(folder / "images"):
             held_out = zlib.crc32(image.stem.encode()) % 100 < HELD_OUT_PERCENT
             if split == "all" or (split == "val") == held_out:
@@ -133,23 +150,26 @@ def _pairs(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tup
 
 
 def _kaggle_qata(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
-    images = _images(folder / "Train Set" / "Images")
-    parts = {"train": images[:QATA_TRAIN_IMAGES], "val": images[QATA_TRAIN_IMAGES:], "all": images}
+    part = folder / ("Test Set" if split == "test" else "Train Set")
+    if not (part / "Images").is_dir():
+        raise DatasetError(f"{folder}: expected {part.name}/Images and {part.name}/Ground-truths")
+    images = _images(part / "Images")
+    parts = {"train": images[:QATA_TRAIN_IMAGES], "val": images[QATA_TRAIN_IMAGES:], "all": images, "test": images}
     for image in parts[split]:
-        mask = folder / "Train Set" / "Ground-truths" / f"mask_{image.stem}.png"
+        mask = part / "Ground-truths" / f"mask_{image.stem}.png"
         yield image, dict.fromkeys(masks, mask) if mask.is_file() else {}
 
 
 def _covid_qu_ex_root(folder: Path) -> Path | None:
-    inner = folder / "Infection Segmentation Data"
-    for candidate in (inner / inner.name, inner, folder):
+    inner = [folder / f"{kind} Segmentation Data" for kind in ("Infection", "Lung")]  # Kaggle's download has both
+    for candidate in (*(path / path.name for path in inner), *inner, folder):
         if any((candidate / part / "COVID-19" / "images").is_dir() for part in ("Train", "Val", "Test")):
             return candidate
     return None
 
 
 def _covid_qu_ex(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
-    named = {"train": ["Train"], "val": ["Val"], "all": ["Train", "Val", "Test"]}[split]
+    named = {"train": ["Train"], "val": ["Val"], "all": ["Train", "Val", "Test"], "test": ["Test"]}[split]
     for images in sorted(path for part in named for path in folder.glob(f"{part}/*/images")):
         for image in _images(images):
             yield image, _masks_of(image.stem, images.parent, masks)
@@ -176,10 +196,11 @@ def _group(stem: str) -> str:
 
 @dataclass(frozen=True)
 class Person:
-    """Whose image it is, as far as sources.csv tells: "" and None where it does not."""
+    """Whose image it is and where it comes from, as far as sources.csv tells: "" and None where it does not."""
 
-    patient: str
-    grown_up: bool | None
+    patient: str = ""
+    collection: str = ""
+    grown_up: bool | None = None
 
 
 def _people(folder: Path) -> dict[str, Person]:
@@ -196,4 +217,4 @@ def _people(folder: Path) -> dict[str, Person]:
 def _person(row: Mapping[str, str]) -> Person:
     years = re.match(r"\d+", row.get("age") or "")  # "55", "1-5 years" or nothing
     grown_up = int(years.group()) >= 18 if years else True if row.get("source") in ADULT_COLLECTIONS else None
-    return Person(row.get("patient") or "", grown_up)
+    return Person(row.get("patient") or "", row.get("source") or "", grown_up)

@@ -5,15 +5,14 @@ Needs no torch: any engine does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
 
+from sgmsnet.measurements import INFECTION, LUNGS
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Failure, Prediction
 from sgmsnet.training.calibration import Reliability
@@ -33,11 +32,19 @@ from sgmsnet.training.surface import surface_distance
 from sgmsnet.training.sweep import LogitHistogram
 
 
-def samples_of(dataset: str | Path, *, split: Split, source: SourceConfig | None = None) -> list[Sample]:
-    """The labelled images of a folder, or of a data set of the data root by name ("qata", "healthy").
+def samples_of(
+    dataset: str | Path,
+    *,
+    split: Split,
+    source: SourceConfig | None = None,
+    adults: bool | None = None,
+    include: str = "",
+) -> list[Sample]:
+    """The labelled images of a folder, or of a data set of the data root by name ("qata", "healthy", "healthy/val").
 
     A folder that holds `images` itself is used whole, whatever `split` says. Without `source`, what the masks
-    label is known from the data set's name, or is infection. Raises DatasetError.
+    label is known from the data set's name, or is infection. adults and include narrow the choice as in SourceConfig.
+    Raises DatasetError.
     """
     folder = Path(dataset)
     if not folder.is_dir():
@@ -47,23 +54,10 @@ def samples_of(dataset: str | Path, *, split: Split, source: SourceConfig | None
     whole = (folder / "images").is_dir()
     known = KNOWN_SOURCES.get(folder.resolve().parent.name if whole else folder.resolve().name)
     source = source or known or SourceConfig(path=".", masks={"infection": "masks"})
-    return find_samples(replace(source, path="."), split="all" if whole else split, root=folder)
-
-
-def grown_ups(samples: Sequence[Sample]) -> dict[Path, bool]:
-    """Image -> is it of a grown-up, for the samples whose data set has a sources.csv that tells it."""
-    anything = SourceConfig(path=".", empty=("nothing",))  # lists all images, labelled or not
-    folders = {folder for sample in samples for folder in sample.image.parents[1:3]}
-    splits: tuple[Split, ...] = ("train", "val")
-    found: dict[Path, bool] = {}
-    for folder in folders:
-        if not (folder / "sources.csv").is_file():
-            continue
-        for split, adults in product(splits, (True, False)):
-            with suppress(DatasetError):  # no column of ages, no such part, or nobody of that age
-                listed = find_samples(replace(anything, adults=adults), split=split, root=folder)
-                found |= {sample.image: adults for sample in listed}
-    return found
+    chosen = replace(
+        source, path=".", adults=source.adults if adults is None else adults, include=include or source.include
+    )
+    return find_samples(chosen, split="all" if whole else split, root=folder.absolute())
 
 
 def evaluate(
@@ -82,13 +76,12 @@ def evaluate(
     found = Evaluation((), (), {}, {})
     rows: list[Row] = []
     failures: list[Failure] = []
-    ages = grown_ups(samples)
     outcomes = pipeline.predict_many([sample.image for sample in samples], batch_size=batch_size)
     for done, (sample, outcome) in enumerate(zip(samples, outcomes, strict=True), start=1):
         if isinstance(outcome, Failure):
             failures.append(outcome)
         else:
-            row, histograms, reliability = _compare(sample, outcome, ages, distances=distances)
+            row, histograms, reliability = _compare(sample, outcome, distances=distances)
             rows.append(row)
             found = Evaluation.join([found, Evaluation((), (), histograms, reliability)])
         progress(done)
@@ -108,7 +101,7 @@ def truths_of(sample: Sample, prediction: Prediction) -> dict[str, np.ndarray]:
 
 
 def _compare(
-    sample: Sample, prediction: Prediction, ages: Mapping[Path, bool], *, distances: bool
+    sample: Sample, prediction: Prediction, *, distances: bool
 ) -> tuple[Row, dict[str, LogitHistogram], dict[str, Reliability]]:
     """One image: its row, and what its pixels add to the sums of each class."""
     counts, surfaces, histograms, reliability = {}, {}, {}, {}
@@ -121,5 +114,5 @@ def _compare(
         histograms[name] = LogitHistogram.of(logits, truth, outlined=outlined)
         reliability[name] = Reliability.of(expit(logits / prediction.temperature[name]), truth)
     share = prediction.measurements.infected_share.both
-    row = Row(sample, counts, surfaces, share, ages.get(sample.image))
-    return row, histograms, reliability
+    lungless = share is None and {LUNGS, INFECTION} <= set(prediction.classes)
+    return Row(sample, counts, surfaces, share, lungless), histograms, reliability

@@ -18,13 +18,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sgmsnet import overlay
+from sgmsnet.measurements import INFECTION
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction, logit_cut
 from sgmsnet.training.bootstrap import RESAMPLES
 from sgmsnet.training.evaluate import truths_of
 from sgmsnet.training.results import Evaluation, Row
 from sgmsnet.training.sweep import EDGES
-from sgmsnet.training.tables import counted, figures, healthy_lines
+from sgmsnet.training.tables import NOTE, counted, figures, healthy_lines, source_lines
 
 CASES = 4
 """Of each kind: best, median and worst."""
@@ -41,7 +42,8 @@ figcaption { font-size: 13px; overflow-wrap: anywhere; max-width: 270px } figure
 
 _RULES = (
     f"For research only. Intervals are 95 %, from {RESAMPLES} draws of groups: patients where they are known, images "
-    "elsewhere. A metric without pixels to judge by is 1; HD95 of an outline that is missing is the image's diagonal."
+    "elsewhere. A metric without pixels to judge by is 1; HD95 of an outline that is missing is the image's diagonal. "
+    + NOTE
 )
 
 
@@ -59,6 +61,7 @@ def page(evaluation: Evaluation, pipeline: Pipeline, facts: Mapping[str, Any]) -
     parts += [_section(name, record, evaluation, pipeline) for name, record in summary["classes"].items()]
     if lines := healthy_lines(summary):
         parts.append("<h2>Healthy chests</h2>" + "".join(f"<p>{escape(line)}</p>" for line in lines))
+        parts.append(_healthy_cases(evaluation, pipeline))
     if evaluation.failures:
         items = "".join(f"<li>{escape(failure.sentence)}</li>" for failure in evaluation.failures)
         parts.append(f"<h2>Not read</h2><ul>{items}</ul>")
@@ -76,17 +79,21 @@ def _section(name: str, record: dict[str, Any], evaluation: Evaluation, pipeline
     rows = "".join(
         f"<tr><th>{label}</th><td>{value}</td><td>{ends}</td></tr>" for label, value, ends in figures(record)
     )
-    found = f"rgb{overlay.colour_of(name, pipeline.info.classes.index(name))}"
-    key = (
-        f'<span class="key" style="color:{found}">found</span>, <span class="key" style="color:rgb{TRUTH}">true</span>'
-    )
+    sources = "".join(f"<p>{escape(line)}</p>" for line in source_lines(record))
     return (
         f"<h2>{escape(name)}: {counted(record)}</h2>"
-        f"<table><tr><th></th><td></td><td>95 % interval</td></tr>{rows}</table>"
+        f"<table><tr><th></th><td></td><td>95 % interval</td></tr>{rows}</table>{sources}"
         f'<img class="curves" alt="Precision and recall, calibration, and Dice of the images" '
         f'src="{_curves(name, evaluation, pipeline)}">'
-        f"<p>Outlines: {key}.</p>" + _cases(name, evaluation, pipeline)
+        f'<p>Outlines: {_key(name, pipeline)}, <span class="key" style="color:rgb{TRUTH}">true</span>.</p>'
+        + _cases(name, evaluation, pipeline)
     )
+
+
+def _key(name: str, pipeline: Pipeline, word: str = "found") -> str:
+    """A word in the colour of what is found of a class."""
+    colour = overlay.colour_of(name, pipeline.info.classes.index(name))
+    return f'<span class="key" style="color:rgb{colour}">{word}</span>'
 
 
 def _cases(name: str, evaluation: Evaluation, pipeline: Pipeline) -> str:
@@ -102,12 +109,28 @@ def _cases(name: str, evaluation: Evaluation, pipeline: Pipeline) -> str:
     )
 
 
+def _healthy_cases(evaluation: Evaluation, pipeline: Pipeline) -> str:
+    """The healthy chests with the largest infected share; first those without lungs, whose share nobody knows."""
+    ranked = sorted(evaluation.healthy(), key=lambda row: -1 if row.infected_share is None else 1 - row.infected_share)
+    figures = []
+    for row in ranked[:CASES]:
+        prediction = pipeline.predict(row.sample.image)
+        share = "no lung found" if row.infected_share is None else f"{100 * row.infected_share:.1f} % infected"
+        figures.append(_figure(draw_case(prediction, None, INFECTION), f"{row.image}: {share}"))
+    key = _key(INFECTION, pipeline, "infection that was found")
+    return f"<h3>Worst</h3><p>Outlines: {key}.</p>" + "".join(figures)
+
+
 def _case(name: str, row: Row, pipeline: Pipeline) -> str:
     prediction = pipeline.predict(row.sample.image)
     picture = draw_case(prediction, truths_of(row.sample, prediction)[name], name)
     text = f"{row.image}: Dice {100 * float(row.counts[name].dice[0]):.1f} %"
     if surface := row.surfaces.get(name):
         text += f", HD95 {surface.hd95:.1f} {surface.unit}"
+    return _figure(picture, text)
+
+
+def _figure(picture: np.ndarray, text: str) -> str:
     encoded = BytesIO()
     Image.fromarray(picture).save(encoded, "JPEG", quality=85)
     return (
@@ -116,14 +139,18 @@ def _case(name: str, row: Row, pipeline: Pipeline) -> str:
     )
 
 
-def draw_case(prediction: Prediction, truth: np.ndarray, name: str) -> np.ndarray:
-    """uint8 (h, w, 3), at most LONGEST_SIDE long: the X-ray with the outlines of the class, true above found."""
+def draw_case(prediction: Prediction, truth: np.ndarray | None, name: str) -> np.ndarray:
+    """uint8 (h, w, 3), at most LONGEST_SIDE long: the X-ray with the outlines of the class, true above found.
+
+    Without truth only what was found is drawn, as of what is empty by definition.
+    """
     grey = Image.fromarray(prediction.radiograph.display)
     scale = min(LONGEST_SIDE / max(grey.size), 1.0)
     size = (max(round(grey.width * scale), 1), max(round(grey.height * scale), 1))
     canvas = np.repeat(np.array(grey.resize(size, Image.Resampling.BOX))[..., None], 3, axis=2)
     found = overlay.colour_of(name, prediction.classes.index(name))
-    for mask, colour in ((prediction.masks[name], found), (truth, TRUTH)):
+    outlines = [(prediction.masks[name], found)] + ([] if truth is None else [(truth, TRUTH)])
+    for mask, colour in outlines:
         small = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
         canvas[overlay.outline(np.array(small), thickness=2)] = colour
     return canvas
@@ -144,7 +171,11 @@ def _curves(name: str, evaluation: Evaluation, pipeline: Pipeline) -> str:
     reliability = evaluation.reliability[name]
     middle.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     middle.plot(*reliability.curve(), marker="o", markersize=3)
-    middle.set(xlabel="probability", ylabel=f"part of pixels that are {name}", title=f"error {reliability.error:.4f}")
+    middle.set(
+        xlabel="probability",
+        ylabel=f"part of pixels that are {name}",
+        title=f"error {reliability.error:.4f}, all pixels",
+    )
     dice = [float(row.counts[name].dice[0]) for row in evaluation.outlined(name)]
     right.hist(dice, bins=np.linspace(0, 1, 21).tolist())
     right.set(xlabel="Dice of an image", ylabel="images", xlim=(0, 1))

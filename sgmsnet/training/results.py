@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sgmsnet.prediction import Failure
-from sgmsnet.training.bootstrap import Ratio, intervals
+from sgmsnet.training.bootstrap import Ratio, intervals, worst_interval
 from sgmsnet.training.calibration import Reliability
 from sgmsnet.training.data import Sample
 from sgmsnet.training.metrics import Counts, summarise
@@ -25,14 +26,14 @@ class Row:
     """One image's counts by labelled class, distances of outlines, and the infected share of its lungs.
 
     surfaces lacks the classes that are empty by definition, and is empty where distances were not asked for.
-    infected_share is None where the model does not tell it, grown_up where no age is known.
+    infected_share is None where the model does not tell it; lungless says that it does, but found no lung here.
     """
 
     sample: Sample
     counts: dict[str, Counts]
     surfaces: dict[str, SurfaceDistance]
     infected_share: float | None
-    grown_up: bool | None
+    lungless: bool = False
 
     @property
     def image(self) -> str:
@@ -44,6 +45,7 @@ class Row:
         record: dict[str, Any] = {
             "image": self.image,
             "group": self.sample.group,
+            "source": self.sample.collection or None,
             "infected_share": self.infected_share,
         }
         for name, c in self.counts.items():
@@ -93,20 +95,29 @@ class Evaluation:
         """The rows with a mask of this class, which are those that Dice and distances are averaged over."""
         return [row for row in self.rows if name in row.counts and name not in row.sample.empty]
 
+    def healthy(self) -> list[Row]:
+        """The rows of chests without infection by definition whose infected share the model tells, or would tell."""
+        return [row for row in self.rows if row.sample.empty and (row.infected_share is not None or row.lungless)]
+
     def summary(self) -> dict[str, Any]:
-        """Metrics by class, as fractions of 1; classes that are empty by definition apart, by infected share."""
+        """Metrics by class, as fractions of 1; classes that are empty by definition apart, by infected share.
+
+        Where sources.csv tells of more than one source, each has its own figures under "sources".
+        """
         result: dict[str, Any] = {"classes": {}, "unreadable": len(self.failures)}
         for name in dict.fromkeys(name for row in self.rows for name in row.counts):
             if rows := self.outlined(name):
+                reliability = self.reliability[name]
                 result["classes"][name] = {
                     **summary_of(name, rows),
-                    "calibration_error": self.reliability[name].error,
+                    "calibration_error": reliability.error,
+                    "calibration_error_claimed": reliability.error_claimed,
+                    **_by_source(rows, partial(summary_of, name)),
                 }
-        healthy = [row for row in self.rows if row.sample.empty and row.infected_share is not None]
-        if healthy:
-            result["healthy"] = _healthy(healthy)
+        if healthy := self.healthy():
+            result["healthy"] = {**_healthy(healthy), **_by_source(healthy, _healthy)}
             for part, grown_up in (("adults", True), ("children", False)):
-                if rows := [row for row in healthy if row.grown_up is grown_up]:
+                if rows := [row for row in healthy if row.sample.grown_up is grown_up]:
                     result["healthy"][part] = _healthy(rows)
         return result
 
@@ -119,10 +130,22 @@ class Evaluation:
         return [row.record() for row in self.rows]
 
 
+def _by_source(rows: list[Row], summarised: Callable[[list[Row]], dict[str, Any]]) -> dict[str, Any]:
+    """{"sources": {collection: summary}}, or nothing where there is but one; "not listed" is not in sources.csv."""
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(row.sample.collection or "not listed", []).append(row)
+    return {"sources": {name: summarised(part) for name, part in sorted(parts.items())}} if len(parts) > 1 else {}
+
+
 def summary_of(name: str, rows: list[Row]) -> dict[str, Any]:
-    """Metrics of one class over rows that outline it, as fractions of 1, with intervals over groups."""
+    """Metrics of one class over rows that outline it, as fractions of 1, with intervals over groups.
+
+    Empty truths count in all of them; where there are some, Dice per image is given without them too.
+    """
     c = Counts.join([row.counts[name] for row in rows])
     one = np.ones(len(rows))
+    filled = (c.tp + c.fn > 0).astype(np.float64)
     ratios: dict[str, Ratio] = {
         "dice_per_image": (c.dice, one),
         "iou_per_image": (c.iou, one),
@@ -132,7 +155,10 @@ def summary_of(name: str, rows: list[Row]) -> dict[str, Any]:
         "specificity": (c.tn, c.tn + c.fp),
         "precision": (c.tp, c.tp + c.fp),
     }
-    summary: dict[str, Any] = summarise(c)
+    summary: dict[str, Any] = {**summarise(c), "empty_truths": int(len(rows) - filled.sum())}
+    if summary["empty_truths"] and filled.any():
+        ratios["dice_per_image_filled"] = (c.dice * filled, filled)
+        summary["dice_per_image_filled"] = float(c.dice[filled > 0].mean())
     surfaces = [row.surfaces.get(name) for row in rows]
     for unit in ("px", "mm"):
         # Images with and without spacing are averaged apart: pixels and millimetres have no common mean.
@@ -144,15 +170,18 @@ def summary_of(name: str, rows: list[Row]) -> dict[str, Any]:
             summary |= {f"hd95_{unit}": float(hd95.sum() / known.sum())}
             summary |= {f"nsd_2_{unit}": float(nsd.sum() / known.sum())}
     groups = [row.sample.group for row in rows]
-    return {**summary, "groups": len(set(groups)), "intervals": intervals(groups, ratios)}
+    found = intervals(groups, ratios) | {"dice_worst_5_percent": worst_interval(groups, c.dice)}
+    return {**summary, "groups": len(set(groups)), "intervals": found}
 
 
 def _healthy(rows: list[Row]) -> dict[str, Any]:
-    shares = np.array([row.infected_share for row in rows], np.float64)
+    """An image without lungs has no share, and is no success: it counts as above 2 %, and in the median as 100 %."""
+    shares = np.array([1.0 if row.infected_share is None else row.infected_share for row in rows])
     above = (shares > SMALL_SHARE).astype(np.float64)
     found = intervals([row.sample.group for row in rows], {"part_above_2_percent": (above, np.ones(len(rows)))})
     return {
         "images": len(shares),
+        "without_lungs": sum(row.infected_share is None for row in rows),
         "infected_share_median": float(np.median(shares)),
         "part_above_2_percent": float(above.mean()),
         "intervals": found,

@@ -7,6 +7,7 @@ from typing import Any
 # Key of the summary, label, factor, decimals.
 _FIGURES = (
     ("dice_per_image", "Dice per image, %", 100, 2),
+    ("dice_per_image_filled", "  without empty truths", 100, 2),
     ("iou_per_image", "IoU per image, %", 100, 2),
     ("dice_pooled", "Dice pooled, %", 100, 2),
     ("iou_pooled", "IoU pooled, %", 100, 2),
@@ -18,7 +19,12 @@ _FIGURES = (
     ("nsd_2_px", "NSD at 2 pixels, %", 100, 2),
     ("hd95_mm", "HD95, mm", 1, 2),
     ("nsd_2_mm", "NSD at 2 mm, %", 100, 2),
-    ("calibration_error", "calibration error of pixels, %", 100, 2),
+    ("calibration_error", "calibration error, all pixels, %", 100, 2),
+    ("calibration_error_claimed", "  of pixels above 1 %", 100, 2),
+)
+NOTE = (
+    "Distances in pixels are in those of each image's own size. The calibration error over all pixels is diluted by "
+    "background; the other is over pixels whose probability is above 1 %."
 )
 
 
@@ -26,7 +32,7 @@ def figures(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Label, value and 95 % interval of everything that a class's summary holds; "" for no interval."""
     rows = []
     for key, label, factor, decimals in _FIGURES:
-        if key in record:
+        if record.get(key) is not None:
             interval = record["intervals"].get(key)
             rows.append(
                 (
@@ -40,7 +46,8 @@ def figures(record: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def counted(record: dict[str, Any]) -> str:
     """How much stands behind a class's figures: the interval draws groups, which are patients where these are known."""
-    return f"{record['images']} images in {record['groups']} groups"
+    text = f"{record['images']} images in {record['groups']} groups"
+    return f"{text}, {record['empty_truths']} with an empty truth" if record.get("empty_truths") else text
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -50,19 +57,36 @@ def table(summary: dict[str, Any]) -> str:
         heading = f"{name}: {counted(record)}"
         lines = [f"{heading:<46}   95 % interval"]
         lines += [f"  {label:<36}{value:>8}   {interval}".rstrip() for label, value, interval in figures(record)]
+        lines += [f"  {line}" for line in source_lines(record)]
         blocks.append("\n".join(lines))
+    if blocks:
+        blocks.append(NOTE)
     if lines := healthy_lines(summary):
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
+def source_lines(record: dict[str, Any]) -> list[str]:
+    """One line on each source of a class's images, where there is more than one."""
+    lines = []
+    for source, part in record.get("sources", {}).items():
+        texts = [
+            f"{label.removesuffix(', %')} {value} %" + (f" ({interval})" if interval else "")
+            for label, value, interval in figures(part)
+            if label in ("Dice per image, %", "Dice pooled, %")
+        ]
+        lines.append(f"of {source}: {counted(part)}, {', '.join(texts)}")
+    return lines
+
+
 def healthy_lines(summary: dict[str, Any]) -> list[str]:
-    """One line on all healthy chests, then on adults and children where their ages are known."""
+    """One line on all healthy chests, then on adults and children, and on sources, where these are known."""
     healthy = summary.get("healthy")
     if not healthy:
         return []
     parts = [("healthy chests", healthy)]
     parts += [(f"  of {part}", healthy[part]) for part in ("adults", "children") if part in healthy]
+    parts += [(f"  of {source}", record) for source, record in healthy.get("sources", {}).items()]
     return [f"{label}: {_healthy(record)}" for label, record in parts]
 
 
@@ -73,6 +97,8 @@ def _healthy(record: dict[str, Any]) -> str:
     )
     if interval := record["intervals"]["part_above_2_percent"]:
         text += f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    if record["without_lungs"]:
+        text += f"; no lung found in {record['without_lungs']}, counted as above 2 % and in the median as 100 %"
     return text
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from sgmsnet.training.bootstrap import intervals
+from sgmsnet.training.bootstrap import intervals, worst_interval
+from sgmsnet.training.metrics import worst
 
 
 def test_images_without_a_common_patient_give_the_interval_of_scipy() -> None:
@@ -65,3 +66,17 @@ def test_the_same_seed_gives_the_same_interval_in_any_order_of_metrics() -> None
 def test_one_patient_or_nothing_to_divide_by_has_no_interval() -> None:
     assert intervals(["p", "p"], {"a": (np.ones(2), np.ones(2))}) == {"a": None}
     assert intervals(["p", "q"], {"a": (np.zeros(2), np.zeros(2))}) == {"a": None}
+
+
+def test_the_interval_of_the_worst_twentieth_is_that_of_patients_drawn_by_hand() -> None:
+    rng = np.random.default_rng(5)
+    groups = [f"p{i}" for i in rng.integers(0, 40, 150)]
+    values = rng.beta(5, 2, 150)
+    names = sorted(set(groups))
+    of_name = {name: values[np.array(groups) == name] for name in names}
+    drawn = [worst(np.concatenate([of_name[name] for name in rng.choice(names, len(names))])) for _ in range(4000)]
+    got = worst_interval(groups, values, resamples=4000)
+    np.testing.assert_allclose(got, np.quantile(drawn, [0.025, 0.975]), atol=0.01)
+    assert got is not None
+    assert got[0] <= worst(values) <= got[1]
+    assert worst_interval(["p", "p"], np.ones(2)) is None

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from sgmsnet.training.calibration import BINS, Reliability
+from sgmsnet.training.calibration import BINS, CLAIMED, Reliability
 
 SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 6))
 PIXELS = SHAPES.flatmap(
@@ -59,3 +59,24 @@ def test_the_curve_leaves_out_bins_without_pixels() -> None:
     predicted, true = Reliability.of(np.array([[0.0, 1.0, 1.0]]), np.array([[False, True, False]])).curve()
     np.testing.assert_allclose(predicted, [0, 1])
     np.testing.assert_allclose(true, [0, 0.5])
+
+
+@settings(deadline=None)
+@given(PIXELS)
+def test_the_error_of_claimed_pixels_is_that_of_those_pixels_alone(pixels: tuple[np.ndarray, np.ndarray]) -> None:
+    probability, truth = pixels
+    claimed = probability > CLAIMED
+    got = Reliability.of(probability, truth).error_claimed
+    if claimed.any():
+        assert got == pytest.approx(error_slowly(probability[claimed], truth[claimed]), abs=1e-9)
+    else:
+        assert got is None
+
+
+def test_background_dilutes_the_error_over_all_pixels_alone() -> None:
+    boasting, wrong = np.full((10, 10), 0.9), np.zeros((10, 10), bool)
+    alone = Reliability.of(boasting, wrong)
+    diluted = alone + Reliability.of(np.zeros((90, 100)), np.zeros((90, 100), bool))
+    assert alone.error == alone.error_claimed == pytest.approx(0.9)
+    assert diluted.error == pytest.approx(0.9 * 100 / 9100)
+    assert diluted.error_claimed == pytest.approx(0.9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,50 @@ def test_qata_as_kaggle_lays_it_out_is_split_in_order_of_the_names(
         assert sample.masks["infection"].parent.name == "Ground-truths"
 
 
+def test_the_test_part_is_that_of_its_publisher_and_in_no_other_part_but_all_of_covid_qu_ex(tmp_path: Path) -> None:
+    for part in ("Train Set", "Test Set"):
+        write(tmp_path / "kaggle" / part / "Images", f"{part[:4]}.png", "no_mask.png")
+        write(tmp_path / "kaggle" / part / "Ground-truths", f"mask_{part[:4]}.png")
+    for part in ("Train", "Val", "Test"):
+        for folder in ("images", "masks"):
+            write(tmp_path / "quex" / part / "COVID-19" / folder, f"{part}.png")
+            write(tmp_path / "plain" / part.lower() / folder, f"{part}.png")
+    found = {
+        name: {
+            split: stems(
+                find_samples(SourceConfig(path=name, masks={"infection": "masks"}), split=split, root=tmp_path)
+            )
+            for split in ("test", "all")
+        }
+        for name in ("kaggle", "quex", "plain")
+    }
+    assert found == {
+        "kaggle": {"test": ["Test"], "all": ["Trai"]},
+        "quex": {"test": ["Test"], "all": ["Test", "Train", "Val"]},
+        "plain": {"test": ["Test"], "all": ["Train", "Val"]},
+    }
+    kaggle = SourceConfig(path="kaggle", masks={"infection": "masks"})
+    [sample] = find_samples(kaggle, split="test", root=tmp_path)
+    assert sample.masks["infection"] == tmp_path / "kaggle" / "Test Set" / "Ground-truths" / "mask_Test.png"
+
+
+def test_qata_can_be_measured_from_its_test_set_alone_and_then_has_no_other_part(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "Test Set" / "Images", "a.png")
+    write(tmp_path / "set" / "Test Set" / "Ground-truths", "mask_a.png")
+    source = SourceConfig(path="set", masks={"infection": "masks"})
+    assert stems(find_samples(source, split="test", root=tmp_path)) == ["a"]
+    assert_refused(source, tmp_path, "Train Set/Images")
+
+
+def test_folders_without_a_test_part_have_none(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        write(tmp_path / "set" / folder, "a.png")
+        write(tmp_path / "parts" / "train" / folder, "a.png")
+    for path in ("set", "parts"):
+        with pytest.raises(DatasetError, match="test/images"):
+            find_samples(SourceConfig(path=path, masks={"lungs": "masks"}), split="test", root=tmp_path)
+
+
 def test_qata_without_the_mask_of_an_image_leaves_it_out(tmp_path: Path) -> None:
     write(tmp_path / "set" / "Train Set" / "Images", "a.png", "b.png")
     write(tmp_path / "set" / "Train Set" / "Ground-truths", "mask_b.png")
@@ -85,7 +130,14 @@ def test_qata_without_the_mask_of_an_image_leaves_it_out(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "inside", ["", "Infection Segmentation Data", "Infection Segmentation Data/Infection Segmentation Data"]
+    "inside",
+    [
+        "",
+        "Infection Segmentation Data",
+        "Infection Segmentation Data/Infection Segmentation Data",
+        "Lung Segmentation Data",
+        "Lung Segmentation Data/Lung Segmentation Data",
+    ],
 )
 def test_covid_qu_ex_parts_are_found_at_any_depth_of_the_archive(tmp_path: Path, inside: str) -> None:
     for part, number in (("Train", 1), ("Val", 2), ("Test", 3)):
@@ -96,6 +148,21 @@ def test_covid_qu_ex_parts_are_found_at_any_depth_of_the_archive(tmp_path: Path,
     assert stems(find_samples(source, split="train", root=tmp_path)) == ["COVID-19_1", "Normal_1"]
     assert stems(find_samples(source, split="val", root=tmp_path)) == ["COVID-19_2", "Normal_2"]
     assert len(find_samples(source, split="all", root=tmp_path)) == 6
+
+
+def test_the_parts_of_kaggle_s_covid_qu_ex_are_told_apart_by_their_outer_folders(tmp_path: Path) -> None:
+    published = data_dir() / "covid_qu_ex_sample" / "Infection Segmentation Data"
+    download = tmp_path / "covid_qu_ex"
+    for kind in ("Infection Segmentation Data", "Lung Segmentation Data"):  # each twice, as the download has them
+        shutil.copytree(published, download / kind / kind)
+    for masks in (download / "Lung Segmentation Data").rglob("infection masks"):
+        shutil.rmtree(masks)
+    both = {"lungs": "lung masks", "infection": "infection masks"}
+    found = find_samples(SourceConfig(path="covid_qu_ex", masks=both), root=tmp_path)
+    assert {frozenset(sample.masks) for sample in found} == {frozenset(both)}
+    lungs = find_samples(SourceConfig(path="covid_qu_ex/Lung Segmentation Data", masks=both), root=tmp_path)
+    assert (len(found), len(lungs)) == (12, 12)
+    assert {frozenset(sample.masks) for sample in lungs} == {frozenset(["lungs"])}
 
 
 def test_covid_qu_ex_sample_has_lungs_and_infection_of_twelve_images() -> None:
@@ -160,6 +227,8 @@ def test_patients_and_ages_are_those_of_the_nearest_sources_csv(tmp_path: Path) 
     lines = ["stem,source,patient,age", "a,nih,p1,40", "b,nih,p1,17", "c,nih,p2,", "d,am,p3,", "e,ped,,1-5 years"]
     (tmp_path / "sources.csv").write_text("\n".join(lines), encoding="utf-8")
     groups = {s.image.stem: s.group for s in find_samples(LUNGS, root=tmp_path)}
+    collections = {s.image.stem: s.collection for s in find_samples(LUNGS, root=tmp_path)}
+    assert collections == {"a": "nih", "b": "nih", "c": "nih", "d": "am", "e": "ped", "sub-s01_run-1": ""}
     assert groups == {"a": "p1", "b": "p1", "c": "p2", "d": "p3", "e": "e", "sub-s01_run-1": "sub-s01"}
     by_age = {
         adults: stems(find_samples(SourceConfig(path="set", masks={"lungs": "masks"}, adults=adults), root=tmp_path))

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 import sgmsnet
+from engines import server_address
 from sgmsnet import overlay
 from sgmsnet.cli import main
+from sgmsnet.commands import evaluate as command
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.training import report
 from sgmsnet.training.calibration import Reliability
@@ -24,6 +26,7 @@ from sgmsnet.training.evaluate import evaluate, samples_of
 from sgmsnet.training.metrics import Counts
 from sgmsnet.training.results import Evaluation, Row
 from sgmsnet.training.surface import SurfaceDistance
+from sgmsnet.training.tables import table
 from tests.fakes import LUNG, SICK, FakeEngine, draw_xray
 
 
@@ -129,11 +132,42 @@ def test_healthy_chests_are_summarised_by_their_infected_share(pipeline: Pipelin
     assert summary["classes"] == {}, "an empty mask has no Dice worth averaging"
     assert summary["healthy"] == {
         "images": 3,
+        "without_lungs": 0,
         "infected_share_median": pytest.approx(0.01),
         "part_above_2_percent": pytest.approx(1 / 3),
         "intervals": {"part_above_2_percent": (0, 1)},
     }
     assert [row["infection"]["fp"] for row in evaluation.per_image()] == [0, 100, 1000]
+
+
+def test_a_healthy_chest_without_lungs_counts_as_a_failure_and_is_told(pipeline: Pipeline, tmp_path: Path) -> None:
+    grey = {"clear": xray(), "lungless": np.zeros((224, 224), np.uint8), "clear_too": xray()}
+    samples = [
+        Sample(image=save(tmp_path / f"{n}.png", pixels), masks={}, empty=frozenset({"infection"}), group=n)
+        for n, pixels in grey.items()
+    ]
+    summary = evaluate(pipeline, samples).summary()
+    assert (summary["healthy"]["images"], summary["healthy"]["without_lungs"]) == (3, 1)
+    assert summary["healthy"]["part_above_2_percent"] == pytest.approx(1 / 3)
+    assert summary["healthy"]["infected_share_median"] == 0
+    assert "no lung found in 1, counted as above 2 %" in table(summary)
+    only = Evaluation((Row(samples[0], {}, {}, None),), (), {}, {})
+    assert "healthy" not in only.summary(), "a model without infection has no share to tell"
+
+
+def test_empty_truths_are_counted_and_dice_is_given_without_them_too(pipeline: Pipeline, two: list[Sample]) -> None:
+    summary = evaluate(pipeline, two).summary()["classes"]["lungs"]
+    assert summary["empty_truths"] == 0
+    assert "dice_per_image_filled" not in summary
+    save(two[1].masks["lungs"], np.zeros((224, 224), np.uint8))
+    summary = evaluate(pipeline, two).summary()
+    record = summary["classes"]["lungs"]
+    assert record["empty_truths"] == 1
+    assert record["dice_per_image"] == pytest.approx(1 / 3)
+    assert record["dice_per_image_filled"] == pytest.approx(2 / 3)
+    text = table(summary)
+    assert "lungs: 2 images in 2 groups, 1 with an empty truth" in text
+    assert re.search(r"without empty truths +66\.67", text)
 
 
 def test_parts_joined_are_one_pass(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -153,7 +187,10 @@ def test_parts_joined_are_one_pass(pipeline: Pipeline, tmp_path: Path) -> None:
         "classes": {
             "lungs": {
                 **whole.summary()["classes"]["lungs"],
-                "calibration_error": pytest.approx(whole.summary()["classes"]["lungs"]["calibration_error"], rel=1e-12),
+                **{
+                    key: pytest.approx(whole.summary()["classes"]["lungs"][key], rel=1e-12)
+                    for key in ("calibration_error", "calibration_error_claimed")
+                },
             }
         },
     }
@@ -163,9 +200,7 @@ def test_parts_joined_are_one_pass(pipeline: Pipeline, tmp_path: Path) -> None:
 def test_pixels_and_millimetres_are_averaged_apart(two: list[Sample]) -> None:
     mask = np.ones((2, 2), bool)
     distances = [SurfaceDistance(4, 0.5, "px"), SurfaceDistance(6, 1.0, "px"), SurfaceDistance(1, 0.25, "mm")]
-    rows = tuple(
-        Row(two[0], {"lungs": Counts.of(mask, mask)}, {"lungs": distance}, None, None) for distance in distances
-    )
+    rows = tuple(Row(two[0], {"lungs": Counts.of(mask, mask)}, {"lungs": distance}, None) for distance in distances)
     reliability = {"lungs": Reliability.of(mask.astype(float), mask)}
     summary = Evaluation(rows, (), {}, reliability).summary()["classes"]["lungs"]
     assert (summary["hd95_px"], summary["nsd_2_px"]) == (5, 0.75)
@@ -227,6 +262,28 @@ def test_a_data_set_is_found_by_name_by_folder_and_by_the_folder_of_a_part(
     assert samples_of("lungs", split="val", source=source)[0].labelled == {"infection"}
     with pytest.raises(DatasetError, match="nowhere: no such folder"):
         samples_of("nowhere", split="val")
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_the_folder_of_a_part_is_known_as_its_data_set_is(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGMSNET_DATA", str(tmp_path))
+    for name in ("old", "young"):
+        save(tmp_path / "healthy" / part / "images" / f"{name}.png", xray())
+    (tmp_path / "healthy" / "sources.csv").write_text("stem,age\nold,60\nyoung,6\n", encoding="utf-8")
+    for dataset, where in (
+        (f"healthy/{part}", tmp_path),
+        (tmp_path / "healthy" / part, tmp_path),
+        (part, tmp_path / "healthy"),
+    ):
+        monkeypatch.chdir(where)
+        [sample] = samples_of(dataset, split="val", adults=True)
+        assert (sample.image.stem, sample.empty, sample.grown_up) == ("old", {"infection"}, True)
+    assert [s.image.stem for s in samples_of("healthy", split=part, adults=False)] == ["young"]  # type: ignore[arg-type]
+    for folder in ("images", "masks"):
+        save(tmp_path / "qata" / part / folder / "a.png", rows(1, 2))
+    assert samples_of(f"qata/{part}", split="val")[0].labelled == {"infection"}
 
 
 # ---------------------------------------------------------------- the command
@@ -333,6 +390,84 @@ def test_healthy_chests_have_a_line_of_their_own(
     assert "healthy chests: 2, median infected share 5.00 %, above 2 %: 50.0 % of images" in out
 
 
+def test_adults_of_a_part_s_folder_are_evaluated(
+    fake: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("old", "young"):
+        save(tmp_path / "healthy" / "val" / "images" / f"{name}.png", xray())
+    (tmp_path / "healthy" / "sources.csv").write_text("stem,age\nold,60\nyoung,6\n", encoding="utf-8")
+    assert run(tmp_path / "healthy" / "val", "--adults") == 0
+    assert "healthy chests: 1, " in capsys.readouterr().out
+
+
+def test_the_test_part_is_measured_where_it_is_asked_for(fake: FakeEngine, tmp_path: Path) -> None:
+    for part in ("Train Set", "Test Set"):
+        save(tmp_path / "qata" / part / "Images" / f"{part[:4]}.png", xray())
+        save(tmp_path / "qata" / part / "Ground-truths" / f"mask_{part[:4]}.png", rows(40, 60))
+    assert run(tmp_path / "qata", "--split", "test", "--json", tmp_path / "all.json") == 0
+    report = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    assert report["split"] == "test"
+    assert [row["image"] for row in report["images"]] == ["Test.png"]
+
+
+def test_sources_have_figures_of_their_own_and_can_be_chosen_by_name(
+    fake: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "lungs" / "val"
+    for name, last in (("gb_1", 140), ("gb_2", 140), ("v7_1", 90)):
+        save(folder / "images" / f"{name}.png", xray())
+        save(folder / "masks" / f"{name}.png", rows(40, last))
+    listed = "stem,source\ngb_1,gb\ngb_2,gb\nv7_1,v7\n"
+    (tmp_path / "sources.csv").write_text(listed, encoding="utf-8")
+    assert run(folder, "--json", tmp_path / "all.json", "--html", tmp_path / "all.html") == 0
+    report = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    sources = report["classes"]["lungs"]["sources"]
+    assert {name: part["images"] for name, part in sources.items()} == {"gb": 2, "v7": 1}
+    assert sources["gb"]["dice_per_image"] == pytest.approx(1)
+    assert sources["v7"]["dice_per_image"] == pytest.approx(2 / 3)
+    assert [row["source"] for row in report["images"]] == ["gb", "gb", "v7"]
+    line = "of v7: 1 images in 1 groups, Dice per image 66.67 %, Dice pooled 66.67 %"
+    assert line in capsys.readouterr().out
+    assert line in (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert run(folder, "--include", "^v7_", "--json", tmp_path / "v7.json") == 0
+    report = json.loads((tmp_path / "v7.json").read_text(encoding="utf-8"))
+    assert report["include"] == "^v7_"
+    assert report["classes"]["lungs"]["dice_per_image"] == pytest.approx(2 / 3)
+    assert "sources" not in report["classes"]["lungs"], "one source needs no breakdown"
+
+
+def test_another_threshold_is_that_of_masks_facts_and_page(fake: FakeEngine, two: list[Sample], tmp_path: Path) -> None:
+    # Lung has logit 6: probability 0.9975.
+    options = ("--masks", "lungs=masks", "--json", tmp_path / "all.json", "--html", tmp_path / "all.html")
+    assert run(tmp_path, *options, "--threshold", "lungs=0.999") == 0
+    report = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    assert report["thresholds"] == {"lungs": 0.999, "infection": 0.5}
+    assert [row["lungs"]["tp"] for row in report["images"]] == [0, 0]
+    assert "lungs 0.999, infection 0.5" in (tmp_path / "all.html").read_text(encoding="utf-8")
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    fake: FakeEngine,
+    two: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "LINE_EVERY_S", 0.0)
+    assert run(tmp_path, "--masks", "lungs=masks") == 0
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"1 of 2 \(50 %\), [\d.]+ images/s, \d+ s left", first)
+
+
+def test_a_server_named_by_option_is_the_one_that_is_opened(
+    monkeypatch: pytest.MonkeyPatch, two: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(server_address.URL, "")
+    options = ("--engine", "triton", "--triton-url", "127.0.0.1:9")
+    assert run(tmp_path, "--masks", "lungs=masks", *options) == 2
+    assert "127.0.0.1:9" in capsys.readouterr().err
+
+
 def test_one_unreadable_image_is_named_and_the_exit_code_is_1(
     fake: FakeEngine, two: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -363,6 +498,9 @@ def test_limit_spreads_over_the_data_set(fake: FakeEngine, tmp_path: Path) -> No
         (["{set}", "--adults"], "sources.csv"),
         (["{set}", "--adults", "--empty", "infection"], "sources.csv"),
         (["{set}", "--model", "no-such-model", "--masks", "lungs=masks"], "no-such-model"),
+        (["{set}", "--masks", "lungs=masks", "--include", "("], "include"),
+        (["{set}", "--masks", "lungs=masks", "--threshold", "lungs"], "CLASS=T"),
+        (["{set}", "--masks", "lungs=masks", "--threshold", "heart=0.5"], "heart"),
     ],
 )
 def test_what_cannot_be_evaluated_ends_with_exit_code_2_and_one_sentence(
@@ -437,6 +575,23 @@ def test_the_page_names_what_was_not_read_and_healthy_chests(
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<li>b.png" in html
     assert "healthy chests: 1, median infected share" in html
+
+
+def test_the_page_of_healthy_chests_shows_those_with_the_largest_infected_share(
+    fake: FakeEngine, tmp_path: Path
+) -> None:
+    for n in (0, 1, 30, 10, 20):
+        save(tmp_path / "images" / f"{n}.png", xray(sick=slice(60, 60 + n)))
+    save(tmp_path / "images" / "lungless.png", np.zeros((224, 224), np.uint8))
+    assert run(tmp_path, "--empty", "infection", "--html", tmp_path / "page.html") == 0
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    captions = re.findall(r"<figcaption>([^<]*)</figcaption>", html)
+    assert captions == [
+        "lungless.png: no lung found",
+        "30.png: 30.0 % infected",
+        "20.png: 20.0 % infected",
+        "10.png: 10.0 % infected",
+    ]
 
 
 def test_a_case_shows_true_and_found_outlines_in_their_colours(pipeline: Pipeline) -> None:
