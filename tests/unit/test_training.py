@@ -326,6 +326,30 @@ def test_two_processes_end_where_one_does_with_the_same_batches(
     assert float(torch.cat(dice).mean()) == pytest.approx(metric_rows(two, "val_set/lungs_dice")[-1], abs=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_go_on_from_their_last_epoch(tiny_config: ModelConfig, drawn: Path, tmp_path: Path) -> None:
+    values = recipe_values(tiny_config, drawn, phases=[{"size": 64, "epochs": 1}])
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    folder, states = tmp_path / "run", []
+    for arguments in ([tmp_path / "small.yaml", "--output", folder], ["phases.0.epochs=2", "--resume", folder]):
+        words = ["-m", "sgmsnet", "train", *map(str, arguments), "--accelerator", "cpu"]
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        states.append(state_of(folder))
+    assert [(state["epoch"], state["global_step"]) for state in states] == [(0, 2), (1, 4)]
+    steps = [state["optimizer_states"][0]["state"][0]["step"] for state in states]
+    assert [int(step) for step in steps] == [2, 4], "the optimiser went on, too"
+    assert len(metric_rows(folder, "val_set/lungs_dice")) == 2
+    assert checkpoint.find(folder / "small.safetensors").provenance["steps"] == 4
+
+
 def dice_of(module: SegmentationModule, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Dice of each image of a batch, by MONAI."""
     found = (module.network.eval()(batch["image"])["logits"] > 0).float()
