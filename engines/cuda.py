@@ -16,7 +16,7 @@ import numpy as np
 
 from engines.base import EngineError, EngineUnavailable
 
-_MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
+_MAJOR, _MINOR, _MULTIPROCESSORS = 75, 76, 16  # CUdevice_attribute; the first two are the compute capability
 _TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
 
 
@@ -27,6 +27,8 @@ class Gpu:
     name: str
     compute_capability: str
     """For example "8.9"."""
+    multiprocessors: int | None = None
+    """Tells modules apart that share name and compute capability, as those of Jetson Orin; None where not asked."""
 
 
 def first_gpu() -> Gpu:
@@ -36,7 +38,7 @@ def first_gpu() -> Gpu:
         driver: Any = ctypes.CDLL(library)
     except OSError as error:
         raise EngineUnavailable(f"this machine has no NVIDIA driver ({library} is not there)") from error
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    device, major, minor, multiprocessors = (ctypes.c_int() for _ in range(4))
     name = ctypes.create_string_buffer(256)
     steps: tuple[Callable[[], int], ...] = (
         lambda: driver.cuInit(0),
@@ -44,11 +46,12 @@ def first_gpu() -> Gpu:
         lambda: driver.cuDeviceGetName(name, len(name), device),
         lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device),
         lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(multiprocessors), _MULTIPROCESSORS, device),
     )
     for step in steps:
         if status := step():
             raise EngineUnavailable(f"the NVIDIA driver offers no GPU here (CUDA error {status})")
-    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
+    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", multiprocessors.value)
 
 
 class Cuda(Protocol):

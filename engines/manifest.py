@@ -24,6 +24,10 @@ class ManifestError(ValueError):
     """An artefact that must not be used, for the reason given in one sentence."""
 
 
+class FailedParityError(ManifestError):
+    """An artefact that did not give PyTorch's answer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The facts of one artefact, checked on construction; raises ManifestError for values that cannot be."""
@@ -49,6 +53,8 @@ class Manifest:
     """The GPU it was tuned on; None where it was built ahead of time."""
     compute_capability: tuple[str, ...]
     """Those it runs on, for example ("8.6", "8.9"); none for an artefact that runs on a CPU."""
+    multiprocessors: int | None = None
+    """Of the GPU it was tuned on; None where it was built ahead of time, and in manifests that lack it."""
     parity: Mapping[str, Any] | None
     """export.verify.Parity as a dictionary; None before it was verified."""
     git_revision: str | None
@@ -103,6 +109,8 @@ def read(folder: Path) -> Manifest:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ManifestError(f"the manifest in {folder} cannot be read: {error}") from error
     known = {field.name for field in fields(Manifest)}
+    if isinstance(values, dict):
+        values.setdefault("multiprocessors", None)  # younger than the format
     if not isinstance(values, dict) or set(values) != known:
         given = set(values) if isinstance(values, dict) else set()
         raise ManifestError(f"the manifest in {folder} lacks or has too much: {', '.join(sorted(known ^ given))}")
@@ -130,13 +138,17 @@ def check_model(manifest: Manifest, *, weights_sha256: str) -> None:
     """Raise ManifestError unless the artefact was made of these weights and did not fail verification."""
     if manifest.weights_sha256 != weights_sha256:
         raise ManifestError(f"the {manifest.runtime} artefact was made of other weights than {manifest.model}'s now")
-    if manifest.parity is not None and not manifest.parity.get("passed"):
+    if manifest.parity is not None and manifest.parity.get("passed", False) is False:  # None: not judged
         refused = manifest.parity.get("refused")
         said = ": " + "; ".join(map(str, refused)) if isinstance(refused, (list, tuple)) and refused else ""
-        raise ManifestError(f"the {manifest.runtime} artefact did not give PyTorch's answer when it was verified{said}")
+        raise FailedParityError(
+            f"the {manifest.runtime} artefact did not give PyTorch's answer when it was verified{said}"
+        )
 
 
-def check_machine(manifest: Manifest, *, gpu_name: str, compute_capability: str) -> None:
+def check_machine(
+    manifest: Manifest, *, gpu_name: str, compute_capability: str, multiprocessors: int | None = None
+) -> None:
     """Raise ManifestError unless the artefact is for this GPU."""
     if compute_capability not in manifest.compute_capability:
         built_for = ", ".join(manifest.compute_capability)
@@ -146,6 +158,11 @@ def check_machine(manifest: Manifest, *, gpu_name: str, compute_capability: str)
         )
     if manifest.gpu_name not in (None, gpu_name):
         raise ManifestError(f"the {manifest.runtime} artefact was built on {manifest.gpu_name}, and this is {gpu_name}")
+    if None not in (manifest.multiprocessors, multiprocessors) and manifest.multiprocessors != multiprocessors:
+        raise ManifestError(
+            f"the {manifest.runtime} artefact was built on {manifest.multiprocessors} multiprocessors, and this "
+            f"{gpu_name} has {multiprocessors}: another module, or another power mode"
+        )
 
 
 def check_version(manifest: Manifest, version: str) -> None:

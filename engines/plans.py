@@ -5,19 +5,26 @@ Not here: whether the plan's bytes are whole and can be opened, which takes long
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from engines import cuda, manifest
-from engines.base import EngineUnavailable
+from engines.base import EngineRefused, EngineUnavailable
 from engines.manifest import BUILT, Manifest, ManifestError
 from sgmsnet.checkpoint import ModelFiles
 
 Runtime = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Runtime, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Python module of each runtime."""
+DISTRIBUTIONS: dict[Runtime, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+"""Python packages, any of which brings the module; the first is the one to name."""
 PRECISIONS = ("fp16", "fp32")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -33,17 +40,40 @@ def fitting_plan(
     model: ModelFiles, runtime: Runtime, *, precision: str | None = None, built: Path = BUILT
 ) -> FittingPlan:
     """The plan of the asked precision, or of FP16 before FP32; raises EngineUnavailable when none fits."""
+    return first_plan(model, runtime, lambda plan: plan, precision=precision, built=built)
+
+
+def first_plan(
+    model: ModelFiles,
+    runtime: Runtime,
+    use: Callable[[FittingPlan], _Made],
+    *,
+    precision: str | None = None,
+    built: Path = BUILT,
+    unverified: bool = False,
+) -> _Made:
+    """What `use` makes of the plan of the asked precision, or of the first of FP16 and FP32 that fits.
+
+    `use` refuses a plan with ManifestError where building it again helps, and with EngineUnavailable elsewhere; then
+    the next one is tried. `unverified` takes one that failed verification. Raises EngineUnavailable with each reason.
+    """
     if precision not in (None, *PRECISIONS):
         raise EngineUnavailable(f"{runtime} runs plans in {', '.join(PRECISIONS)}, not {precision}")
     gpu = cuda.first_gpu()
+    refused: dict[str, Exception] = {}
     for candidate in (precision,) if precision else PRECISIONS:
         folder = plan_folder(built, model.name, runtime, candidate)
         if folder.is_dir():
             try:
-                return FittingPlan(folder, _checked(folder, model, runtime, gpu), gpu)
-            except ManifestError as error:
-                raise EngineUnavailable(f"{error}; `{build_command(runtime)}` builds it again") from error
-    raise EngineUnavailable(f"no {runtime} plan was built for {model.name}; `{build_command(runtime)}` builds one")
+                return use(FittingPlan(folder, _checked(folder, model, runtime, gpu, unverified=unverified), gpu))
+            except (ManifestError, EngineUnavailable) as error:
+                refused[candidate] = error
+    if not refused:
+        raise EngineUnavailable(f"no {runtime} plan was built for {model.name}; `{build_command(runtime)}` builds one")
+    reasons = [str(error) if len(refused) == 1 else f"{name}: {error}" for name, error in refused.items()]
+    if any(isinstance(error, ManifestError) for error in refused.values()):
+        reasons.append(f"`{build_command(runtime)}` builds it again")
+    raise EngineRefused("; ".join(reasons)) from next(iter(refused.values()))
 
 
 def plan_folder(built: Path, name: str, runtime: str, precision: str) -> Path:
@@ -58,10 +88,12 @@ def build_command(runtime: Runtime) -> str:
     return "python -m export tensorrt" + (" --rtx" if runtime == "tensorrt-rtx" else "")
 
 
-def _checked(folder: Path, model: ModelFiles, runtime: Runtime, gpu: cuda.Gpu) -> Manifest:
+def _checked(folder: Path, model: ModelFiles, runtime: Runtime, gpu: cuda.Gpu, *, unverified: bool) -> Manifest:
     made = manifest.read(folder)
     if (made.model, f"{made.runtime}-{made.precision}") != (model.name, folder.name):
         raise ManifestError(f"the manifest in {folder} is of {made.model}, {made.runtime}, {made.precision}")
-    manifest.check_model(made, weights_sha256=model.sha256)
-    manifest.check_machine(made, gpu_name=gpu.name, compute_capability=gpu.compute_capability)
+    manifest.check_model(replace(made, parity=None) if unverified else made, weights_sha256=model.sha256)
+    manifest.check_machine(
+        made, gpu_name=gpu.name, compute_capability=gpu.compute_capability, multiprocessors=gpu.multiprocessors
+    )
     return made

@@ -1,7 +1,7 @@
-"""Deserialise a plan in a process of its own: `python -m engines.tensorrt_check MODULE PLAN`; never in the server's.
+"""Deserialise a plan in a process of its own: `python -m engines.tensorrt_check MODULE PLAN VERSION`.
 
 A damaged or foreign plan may end the process that opens it. Exit status 0 and the runtime's version on stdout, or 1 and
-one sentence on stderr.
+one sentence on stderr. A plan of another version than the runtime's is not opened: the caller compares the two.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _AT_MOST_S = 120
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-def check_plan(module: str, plan: Path) -> str:
-    """The version of the runtime that can open this plan here; raises EngineUnavailable when it cannot."""
+def check_plan(module: str, plan: Path, *, built_by: str) -> str:
+    """The version of the runtime here; raises EngineUnavailable when that is `built_by` and cannot open the plan."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "engines.tensorrt_check", module, str(plan)]
+    command = [sys.executable, "-m", "engines.tensorrt_check", module, str(plan), built_by]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_AT_MOST_S, env=environment
@@ -36,7 +36,7 @@ def check_plan(module: str, plan: Path) -> str:
     return done.stdout.strip()
 
 
-def main(module: str, plan: str) -> int:
+def main(module: str, plan: str, built_by: str) -> int:
     """The child process."""
     try:
         trt = importlib.import_module(module)
@@ -44,11 +44,12 @@ def main(module: str, plan: str) -> int:
     except (ImportError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    if trt.__version__ != built_by:
+        print(trt.__version__)
+        return 0
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(content)
     if engine is None:
-        print(
-            f"{module} {trt.__version__} refuses {plan}: built by another version or for another GPU", file=sys.stderr
-        )
+        print(f"{module} {trt.__version__} refuses {plan}: it is damaged, or for another GPU", file=sys.stderr)
         return 1
     print(trt.__version__)
     return 0

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ import numpy as np
 from engines import manifest
 from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
 from engines.manifest import BUILT, ManifestError
-from engines.plans import MODULES, Runtime, build_command, fitting_plan
+from engines.plans import MODULES, FittingPlan, Runtime, first_plan
 from engines.tensorrt_check import check_plan
 from engines.tensorrt_session import Session
+from engines.verdicts import refuse_failed
 from sgmsnet.checkpoint import ModelFiles
 
 
@@ -37,36 +39,26 @@ class TensorRtEngine:
         precision: str | None = None,
         built: Path = BUILT,
         cuda_graph: bool = True,
+        unverified: bool = False,
     ) -> None:
-        """Open the plan; raises EngineUnavailable, with the reason, when there is none that fits model and machine.
+        """Open the first plan that fits model and machine; raises EngineUnavailable, with the reasons, without one.
 
         cuda_graph captures the run of each batch size once and repeats it as a whole; where that fails, runs go
-        without, and info.notes says so.
+        without, and info.notes says so. `unverified` opens a plan that failed verification, to verify it again.
         """
         started = time.perf_counter()
-        found = fitting_plan(model, runtime, precision=precision, built=built)  # asks CUDA before any TensorRT
-        made = found.manifest
-        try:
-            plan = manifest.check_artefact(found.folder, made)
-            version = check_plan(MODULES[runtime], plan)
-            manifest.check_version(made, version)
-        except (ManifestError, EngineUnavailable) as error:
-            raise EngineUnavailable(f"{error}; `{build_command(runtime)}` builds it again") from error
-        self._owner = _Owner(lambda: Session(MODULES[runtime], plan, made, cuda_graph=cuda_graph))
-        self.info = EngineInfo(
-            backend=runtime,
-            precision=made.precision,
-            device=found.gpu.name,
-            height=model.config.height,
-            width=model.config.width,
-            classes=model.config.classes,
-            outputs=tuple(name for name in model.config.outputs if name in made.outputs),
-            model=model.name,
-            model_sha256=model.sha256,
-            runtime_version=version,
-            load_ms=(time.perf_counter() - started) * 1e3,
-            notes=self._owner.notes,
+
+        def open_plan(found: FittingPlan) -> tuple[_Owner, EngineInfo]:
+            plan, info = _check(found, model, runtime)
+            if not unverified:
+                refuse_failed(info, built=built)
+            return _Owner(lambda: Session(MODULES[runtime], plan, found.manifest, cuda_graph=cuda_graph)), info
+
+        # Asks CUDA before any TensorRT.
+        self._owner, info = first_plan(
+            model, runtime, open_plan, precision=precision, built=built, unverified=unverified
         )
+        self.info = replace(info, notes=self._owner.notes, load_ms=(time.perf_counter() - started) * 1e3)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See engines.base.Engine.run."""
@@ -76,6 +68,30 @@ class TensorRtEngine:
     def close(self) -> None:
         """Free plan, stream and buffers after the runs that wait; a second call does nothing."""
         self._owner.close()
+
+
+def _check(found: FittingPlan, model: ModelFiles, runtime: Runtime) -> tuple[Path, EngineInfo]:
+    """The plan's file, which TensorRT opens here, and what is known of it; raises ManifestError for any other."""
+    made = found.manifest
+    plan = manifest.check_artefact(found.folder, made)
+    try:
+        version = check_plan(MODULES[runtime], plan, built_by=made.runtime_version)
+    except EngineUnavailable as error:
+        raise ManifestError(str(error)) from error
+    manifest.check_version(made, version)
+    return plan, EngineInfo(
+        backend=runtime,
+        precision=made.precision,
+        device=found.gpu.name,
+        height=model.config.height,
+        width=model.config.width,
+        classes=model.config.classes,
+        outputs=tuple(name for name in model.config.outputs if name in made.outputs),
+        model=model.name,
+        model_sha256=model.sha256,
+        runtime_version=version,
+        load_ms=0.0,  # known when it is open
+    )
 
 
 class _Owner:

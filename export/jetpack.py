@@ -26,8 +26,12 @@ class JetPack:
 
 JETPACKS = {
     "6.0": JetPack(tensorrt="8.6.2", largest_opset=17),
+    "6.1": JetPack(tensorrt="10.3.0", largest_opset=20),
     "6.2": JetPack(tensorrt="10.3.0", largest_opset=20),
     "7": JetPack(tensorrt="10.13", largest_opset=20),
+    "7.0": JetPack(tensorrt="10.13", largest_opset=20),
+    "7.1": JetPack(tensorrt="10.13", largest_opset=20),
+    "7.2": JetPack(tensorrt="10.16.2", largest_opset=20),
 }
 
 # fmt: off

@@ -11,6 +11,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,13 @@ class PlanRequest:
     compute_capabilities: tuple[str, ...] = ()
     """To build for ahead of time, TensorRT for RTX only; empty: for the GPU here."""
     timing_cache: str | None = None
-    """File that keeps measured tactics from one build to the next."""
+    """File that keeps measured tactics from one build to the next, of this TensorRT and GPU; None: keep none."""
 
 
-def build_plan(trt: Any, request: PlanRequest, *, progress: Callable[[str, int], None]) -> bytes:
-    """Parse and build with the module trt; `progress` is told a phase and its percentage.
+def build_plan(
+    trt: Any, request: PlanRequest, *, progress: Callable[[str, int], None], say: Callable[[str], None] = print
+) -> bytes:
+    """Parse and build with the module trt; `progress` is told a phase and its percentage, `say` what else is of note.
 
     Raises ExportError when the parser or the builder refuses.
     """
@@ -58,19 +61,20 @@ def build_plan(trt: Any, request: PlanRequest, *, progress: Callable[[str, int],
     if request.precision == "fp16" and not _is_strongly_typed(trt):
         config.set_flag(trt.BuilderFlag.FP16)
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-        _hold_fp32(trt, network)
+        if not _hold_fp32(trt, network):
+            say("TensorRT takes every layer of this graph for FP32, and holds it there: do not expect FP16's speed")
+    _share_profile(trt, config)
     config.add_optimization_profile(_profile(builder, network, request))
     _target(trt, config, request)
-    has_cache = request.runtime == "tensorrt" and request.timing_cache is not None
-    if has_cache:
-        _read_timing_cache(config, Path(str(request.timing_cache)))
+    if request.timing_cache is not None:
+        _read_timing_cache(config, Path(request.timing_cache))
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"{request.runtime} {trt.__version__} could not build {Path(request.graph).name}")
-    if has_cache:
-        Path(str(request.timing_cache)).write_bytes(bytes(config.get_timing_cache().serialize()))
+    if request.timing_cache is not None:
+        _write_timing_cache(config, Path(request.timing_cache))
     return bytes(plan)
 
 
@@ -94,13 +98,26 @@ def _parse(parser: Any, request: PlanRequest) -> None:
         raise ExportError(f"{request.runtime} cannot read {Path(request.graph).name}: {' '.join(reason.split())}")
 
 
-def _hold_fp32(trt: Any, network: Any) -> None:
-    """TensorRT 8 chooses types itself: hold those layers to FP32 that give FP32 in the graph."""
+def _hold_fp32(trt: Any, network: Any) -> bool:
+    """TensorRT 8 chooses types itself: hold those layers to FP32 that give FP32; returns whether any does not."""
+    is_any_half = False
     free = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE, trt.LayerType.CAST)
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        if layer.type not in free and layer.get_output(0).dtype == trt.float32:
+        if layer.type in free:
+            continue
+        if layer.get_output(0).dtype == trt.float32:
             layer.precision = trt.float32
+        elif layer.get_output(0).dtype == trt.float16:
+            is_any_half = True
+    return is_any_half
+
+
+def _share_profile(trt: Any, config: Any) -> None:
+    """Let contexts share the one profile, as the engine's do, one for each batch size; always so from 10.0 on."""
+    feature = getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+    if feature is not None and not _is_strongly_typed(trt):
+        config.set_preview_feature(feature, True)
 
 
 def _profile(builder: Any, network: Any, request: PlanRequest) -> Any:
@@ -117,8 +134,6 @@ def _profile(builder: Any, network: Any, request: PlanRequest) -> Any:
 def _target(trt: Any, config: Any, request: PlanRequest) -> None:
     if not request.compute_capabilities:
         return
-    if request.runtime != "tensorrt-rtx":
-        raise ExportError("only TensorRT for RTX (--rtx) builds for a GPU that is not in this machine")
     config.num_compute_capabilities = len(request.compute_capabilities)
     for index, text in enumerate(request.compute_capabilities):
         target = getattr(trt.ComputeCapability, f"SM{text.replace('.', '')}", None)
@@ -127,8 +142,23 @@ def _target(trt: Any, config: Any, request: PlanRequest) -> None:
 
 
 def _read_timing_cache(config: Any, path: Path) -> None:
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    """What earlier builds measured; a cache that cannot be read is begun anew."""
+    content = b""
+    with suppress(OSError):
+        content = path.read_bytes()
+    cache = config.create_timing_cache(content)
+    if cache is None:
+        cache = config.create_timing_cache(b"")
+    if cache is not None:
+        config.set_timing_cache(cache, ignore_mismatch=False)
+
+
+def _write_timing_cache(config: Any, path: Path) -> None:
+    """Keep what was measured; a plan that was built is worth more than its cache, so failing is no error."""
+    cache = config.get_timing_cache()
+    if cache is not None:
+        with suppress(OSError):
+            path.write_bytes(bytes(cache.serialize()))
 
 
 def _monitor(trt: Any, progress: Callable[[str, int], None]) -> Any:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from engines import manifest as manifests
+from engines import verdicts
 from engines.base import EngineUnavailable
 from engines.cuda import Gpu, first_gpu
 from engines.manifest import BUILT, Manifest
-from engines.plans import plan_folder
+from engines.plans import DISTRIBUTIONS, Runtime, plan_folder
 from export import ExportError, capability
 from export.jetpack import JETPACKS
 from export.plan import PlanRequest, request_text
@@ -38,7 +41,6 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKSPACE_MB = 1024
 BATCH_MAX = 16
 GRAPH, PLAN = "model.onnx", "model.plan"
-_DISTRIBUTIONS = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12")}
 _GRAPHS_IN_MEMORY = 8
 """The builder takes this many times the graph's size: TensorRT for RTX took 423 MB for 57 MB, on a CPU alone."""
 
@@ -46,7 +48,7 @@ _GRAPHS_IN_MEMORY = 8
 def build(
     files: ModelFiles,
     *,
-    runtime: str = "tensorrt",
+    runtime: Runtime = "tensorrt",
     precision: Precision = "fp16",
     graph: Path | None = None,
     compute_capabilities: Sequence[str] = (),
@@ -59,35 +61,44 @@ def build(
     `graph` is what `export onnx` wrote, of these weights and this precision; without one it is written here, which
     takes torch. Without compute capabilities the plan is for the GPU here. `report` is told each step of progress.
     Raises ExportError when the graph does not fit, when the builder refuses, is killed or has too little memory, or
-    when there is no GPU to build for.
+    when there is no GPU to build for; then what was built before stays as it was.
     """
+    check_target(runtime, compute_capabilities)
     gpu = None if compute_capabilities else _gpu_here(runtime)
+    version = _installed(runtime)
     folder = plan_folder(built, files.name, runtime, precision)
-    folder.mkdir(parents=True, exist_ok=True)
-    if graph is None:
-        from export import to_onnx  # and torch with it
-
-        graph = to_onnx.export(files, folder / GRAPH, opset=_opset(runtime), precision=precision)
-    else:
-        check_graph(graph, files, precision=precision, largest_opset=_opset(runtime))
-        graph = Path(shutil.copyfile(graph, folder / GRAPH))
-    opset = _opset_of(graph)
-    report(f"Parser: {_capability(graph, runtime)}")
-    check_memory(graph.stat().st_size, workspace_mb)
-    (folder / manifests.FILE_NAME).unlink(missing_ok=True)  # of the plan that is about to be replaced
-    request = PlanRequest(
-        runtime=runtime,
-        graph=str(graph),
-        plan=str(folder / PLAN),
-        precision=precision,
-        workspace_mb=workspace_mb,
-        batch_max=BATCH_MAX,
-        compute_capabilities=tuple(compute_capabilities),
-        timing_cache=str(built / f"{runtime}.timing-cache"),
-    )
-    version = run_child(request, report=report)
-    manifests.write(folder, _manifest(files, request, folder, version=version, gpu=gpu, opset=opset))
+    scratch = folder.with_name(folder.name + ".part")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was ended
+    scratch.mkdir(parents=True)
+    try:
+        _graph(files, graph, scratch / GRAPH, precision=precision, opset=_largest_opset(runtime, version))
+        report(f"Parser: {_capability(scratch / GRAPH, runtime)}")
+        check_memory((scratch / GRAPH).stat().st_size, workspace_mb)
+        request = PlanRequest(
+            runtime=runtime,
+            graph=str(scratch / GRAPH),
+            plan=str(scratch / PLAN),
+            precision=precision,
+            workspace_mb=workspace_mb,
+            batch_max=BATCH_MAX,
+            compute_capabilities=tuple(compute_capabilities),
+            timing_cache=str(built / _timing_cache(version, gpu)) if runtime == "tensorrt" and gpu else None,
+        )
+        version = run_child(request, report=report)
+        manifests.write(scratch, _manifest(files, request, version=version, gpu=gpu))
+        _put_in_place(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def check_target(runtime: str, compute_capabilities: Sequence[str]) -> None:
+    """Raise ExportError for a compute capability that is none, or that this runtime cannot build for ahead of time."""
+    for text in compute_capabilities:
+        if not re.fullmatch(r"[0-9]+\.[0-9]", text):
+            raise ExportError(f"a compute capability reads as 8.6 does, not {text!r}")
+    if compute_capabilities and runtime != "tensorrt-rtx":
+        raise ExportError("only TensorRT for RTX (--rtx) builds for a GPU that is not in this machine")
 
 
 def run_child(request: PlanRequest, *, report: Callable[[str], None]) -> str:
@@ -165,6 +176,31 @@ def _capability(graph: Path, runtime: str) -> str:
     return "; ".join(f"does not read {reason}" for reason in unread) or "reads every node"
 
 
+def _graph(files: ModelFiles, given: Path | None, target: Path, *, precision: Precision, opset: int) -> None:
+    if given is None:
+        from export import to_onnx  # and torch with it
+
+        to_onnx.export(files, target, opset=opset, precision=precision)
+    else:
+        check_graph(given, files, precision=precision, largest_opset=opset)
+        shutil.copyfile(given, target)
+
+
+def _put_in_place(scratch: Path, folder: Path) -> None:
+    """Replace what was built before, its verdict too; ended half-way, this leaves a folder without a manifest."""
+    folder.mkdir(exist_ok=True)
+    for name in (manifests.FILE_NAME, verdicts.FILE_NAME):
+        (folder / name).unlink(missing_ok=True)
+    for name in (GRAPH, PLAN, manifests.FILE_NAME):
+        (scratch / name).replace(folder / name)
+
+
+def _timing_cache(version: str, gpu: Gpu) -> str:
+    """File name; what was measured holds for one TensorRT on one GPU only, so each has its own."""
+    kind = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu.name} {gpu.compute_capability} {gpu.multiprocessors}")
+    return f"tensorrt-{version}-{kind}.timing-cache"
+
+
 def _gpu_here(runtime: str) -> Gpu:
     try:
         return first_gpu()
@@ -173,31 +209,30 @@ def _gpu_here(runtime: str) -> Gpu:
         raise ExportError(f"{error}; to build for a GPU elsewhere give {advice}") from error
 
 
-def _opset(runtime: str) -> int:
-    for distribution in _DISTRIBUTIONS[runtime]:
-        try:
-            major = int(metadata.version(distribution).split(".")[0])
-        except metadata.PackageNotFoundError:
-            continue
-        is_old = runtime == "tensorrt" and major < 10
-        return JETPACKS["6.0" if is_old else "6.2"].largest_opset
-    raise ExportError(f"the package {_DISTRIBUTIONS[runtime][0]} is not installed; requirements-gpu.txt names it")
+def _installed(runtime: Runtime) -> str:
+    for distribution in DISTRIBUTIONS[runtime]:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(distribution)
+    raise ExportError(f"the package {DISTRIBUTIONS[runtime][0]} is not installed; requirements-gpu.txt names it")
+
+
+def _largest_opset(runtime: str, version: str) -> int:
+    is_old = runtime == "tensorrt" and int(version.split(".")[0]) < 10
+    return JETPACKS["6.0" if is_old else "6.2"].largest_opset
 
 
 def _opset_of(graph: Path) -> int:
     return max(entry.version for entry in onnx.load(graph, load_external_data=False).opset_import if not entry.domain)
 
 
-def _manifest(
-    files: ModelFiles, request: PlanRequest, folder: Path, *, version: str, gpu: Gpu | None, opset: int
-) -> Manifest:
+def _manifest(files: ModelFiles, request: PlanRequest, *, version: str, gpu: Gpu | None) -> Manifest:
     graph = onnx.load(request.graph, load_external_data=False).graph
     return Manifest(
         model=files.name,
         weights_sha256=files.sha256,
         artefact=PLAN,
-        artefact_sha256=manifests.file_sha256(folder / PLAN),
-        opset=opset,
+        artefact_sha256=manifests.file_sha256(Path(request.plan)),
+        opset=_opset_of(Path(request.graph)),
         inputs=shapes_of(graph.input),
         outputs=shapes_of(graph.output),
         batch_max=request.batch_max,
@@ -207,6 +242,7 @@ def _manifest(
         runtime=request.runtime,
         runtime_version=version,
         gpu_name=gpu.name if gpu else None,
+        multiprocessors=gpu.multiprocessors if gpu else None,
         compute_capability=(gpu.compute_capability,) if gpu else request.compute_capabilities,
         parity=None,
         git_revision=git_revision(),

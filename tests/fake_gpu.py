@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import threading
 from enum import IntEnum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import SHARED_PLAN
 
 SHAPES = {"logits": (2, 64, 64), "embedding": (32,)}
 SCRATCH = 4096
+REFUSES = """
+class Runtime:
+    def __init__(self, logger): ...
+    def deserialize_cuda_engine(self, plan): return None
+"""
+OPENS = REFUSES.replace("None", "1")
 
 
 class Allocation(IntEnum):
@@ -67,6 +76,8 @@ def _module(gpu: FakeGpu, version: str, *, readable: bool, capturable: bool, out
     has_v2 = version not in ("8.6", "10.0")
 
     class Context:
+        has_profile = True
+
         def __init__(self) -> None:
             self.addresses: dict[str, int] = {}
             self.shape: tuple[int, ...] = ()
@@ -79,7 +90,7 @@ def _module(gpu: FakeGpu, version: str, *, readable: bool, capturable: bool, out
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
             gpu.record(f"shape {name} {tuple(shape)}")
             self.shape = tuple(shape)
-            return True
+            return self.has_profile
 
         def execute_async_v3(self, stream: int) -> bool:
             gpu.record(f"execute {stream}")
@@ -111,6 +122,10 @@ def _module(gpu: FakeGpu, version: str, *, readable: bool, capturable: bool, out
         names = ("images", *outputs)
         num_io_tensors = len(names)
 
+        def __init__(self, *, shares_profile: bool) -> None:
+            self.shares_profile = shares_profile
+            self.contexts = 0
+
         def get_tensor_name(self, index: int) -> str:
             return self.names[index]
 
@@ -121,7 +136,10 @@ def _module(gpu: FakeGpu, version: str, *, readable: bool, capturable: bool, out
 
             def create_execution_context_without_device_memory(self) -> Context:
                 gpu.record("context without memory")
-                return OldContext()
+                context = OldContext()
+                context.has_profile = self.contexts == 0 or self.shares_profile  # 8.6 gives it to the first alone
+                self.contexts += 1
+                return context
         else:
 
             def create_execution_context(self, strategy: Any) -> Context:
@@ -146,7 +164,7 @@ def _module(gpu: FakeGpu, version: str, *, readable: bool, capturable: bool, out
 
         def deserialize_cuda_engine(self, content: bytes) -> PlanEngine | None:
             gpu.record("deserialize")
-            return PlanEngine() if readable else None
+            return PlanEngine(shares_profile=content == SHARED_PLAN) if readable else None
 
     logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
     module = SimpleNamespace(__version__=version, Runtime=Runtime, Logger=logger, uint8="uint8", float32="float32")
@@ -174,3 +192,10 @@ class _RtxConfig:
     @dynamic_shapes_kernel_specialization_strategy.setter
     def dynamic_shapes_kernel_specialization_strategy(self, strategy: str) -> None:
         self.kernels = strategy
+
+
+def runtime_for_children(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, program: str) -> None:
+    """Let child processes find a runtime of version 10.3 under this name."""
+    module = "__version__ = '10.3'\nclass Logger:\n    ERROR = 1\n    def __init__(self, level): ...\n"
+    (folder / f"{name}.py").write_text(module + program)
+    monkeypatch.setenv("PYTHONPATH", str(folder))

@@ -9,6 +9,8 @@ from typing import Any
 
 from engines.manifest import Manifest
 
+SHARED_PLAN = b"plan, whose profile contexts may share"
+
 
 def a_manifest() -> Manifest:
     """A manifest that is right in itself; its artefact model.plan is not there."""
@@ -34,11 +36,20 @@ def a_manifest() -> Manifest:
     )
 
 
-def fake_builder(version: str, *, readable: bool = True, buildable: bool = True) -> tuple[Any, list[str]]:
-    """The module tensorrt of a version ("8.6", "10.3", "11.0"), and the list that its calls are written into."""
+def fake_builder(
+    version: str, *, readable: bool = True, buildable: bool = True, has_half: bool = True, has_cache: bool = True
+) -> tuple[Any, list[str]]:
+    """The module tensorrt of a version ("8.6", "10.3", "11.0"), and the list that its calls are written into.
+
+    has_half: the graph has a layer that gives FP16; has_cache: timing caches can be made.
+    """
     calls: list[str] = []
     major = int(version.split(".")[0])
-    layers = [_Layer("CONVOLUTION", "half"), _Layer("SOFTMAX", "float"), _Layer("CONSTANT", "float")]
+    layers = [
+        _Layer("CONVOLUTION", "half" if has_half else "float"),
+        _Layer("SOFTMAX", "float"),
+        _Layer("CONSTANT", "float"),
+    ]
 
     class Network:
         num_layers, num_inputs = len(layers), 1
@@ -68,6 +79,11 @@ def fake_builder(version: str, *, readable: bool = True, buildable: bool = True)
 
     class Config:
         progress_monitor: Any = None
+        shares_profile = major >= 10
+
+        def set_preview_feature(self, feature: str, enable: bool) -> None:
+            calls.append(f"preview {feature} {enable}")
+            self.shares_profile = enable
 
         def set_memory_pool_limit(self, pool: str, size: int) -> None:
             calls.append(f"{pool} {size}")
@@ -82,16 +98,16 @@ def fake_builder(version: str, *, readable: bool = True, buildable: bool = True)
             calls.append(f"profile {profile.shapes}")
             return 0
 
-        def create_timing_cache(self, content: bytes) -> Cache:
+        def create_timing_cache(self, content: bytes) -> Cache | None:
             calls.append(f"timing cache {content!r}")
-            return Cache()
+            return Cache() if has_cache and content != b"damaged" else None
 
         def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
             calls.append(f"use timing cache, mismatch {ignore_mismatch}")
             return True
 
-        def get_timing_cache(self) -> Cache:
-            return Cache()
+        def get_timing_cache(self) -> Cache | None:
+            return Cache() if has_cache else None
 
     class Builder:
         def __init__(self, logger: Any) -> None:
@@ -118,7 +134,9 @@ def fake_builder(version: str, *, readable: bool = True, buildable: bool = True)
                 monitor.step_complete("inner", 0)
                 monitor.step_complete("Building", 0)
                 monitor.phase_finish("Building")
-            return b"plan" if buildable else None
+            if not buildable:
+                return None
+            return SHARED_PLAN if config.shares_profile else b"plan"
 
     creation = {8: {"EXPLICIT_BATCH": 0}, 10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}, 11: {"OTHER": 0}}
     flags = {"TF32": 0} if major == 11 else {"TF32": 0, "FP16": 1, "OBEY_PRECISION_CONSTRAINTS": 2}
@@ -132,8 +150,11 @@ def fake_builder(version: str, *, readable: bool = True, buildable: bool = True)
         MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
         LayerType=SimpleNamespace(CONSTANT="CONSTANT", SHAPE="SHAPE", CAST="CAST"),
         float32="float",
+        float16="half",
         layers=layers,
     )
+    if major < 11:
+        module.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="PROFILE_SHARING_0806")
     if major >= 10:
         module.IProgressMonitor = type("IProgressMonitor", (), {})
     return module, calls

@@ -6,6 +6,7 @@ Read from files alone, for `doctor`; elsewhere there is nothing to say. Changes 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 TORCH_INDEX = "https://pypi.jetson-ai-lab.io/jp6/cu126"
@@ -26,12 +27,19 @@ def facts(
             "as deploy/jetson/install.sh does"
         )
     torch = packages.get("torch")
-    if torch is not None and "+cu" not in torch and "nv" not in torch:
+    if torch is not None and not is_torch_for_gpus():
         found.append(
             f"torch {torch} is not a build for a Jetson's GPU: the page needs none, and one for JetPack 6 is at "
             f"{TORCH_INDEX}"
         )
     return found
+
+
+def is_torch_for_gpus() -> bool:
+    """Whether the torch here was built with CUDA: its version does not say so, its files do. It is not imported."""
+    spec = find_spec("torch")
+    folders = spec.submodule_search_locations if spec else None
+    return any(Path(folder, "lib", "libtorch_cuda.so").is_file() for folder in folders or ())
 
 
 def power_mode(path: Path) -> str:

@@ -8,12 +8,22 @@ from onnx import TensorProto, helper
 
 from export import ExportError
 from export.jetpack import JETPACKS, OPERATORS, check
+from tests.needs import ROOT
 
 
 def _model(*nodes: onnx.NodeProto, opset: int = 17, domain: str = "") -> onnx.ModelProto:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     graph = helper.make_graph(nodes, "g", [value], [value])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, opset)])
+
+
+def test_every_jetpack_from_6_0_on_has_its_tensorrt_as_in_the_docs() -> None:
+    page = (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if "| opset" in line]
+    told = {name: (row[2], row[5]) for row in rows for name in row[0].split(", ")}
+    assert set(told) == {"6.0", "6.1", "6.2", "7.0", "7.1", "7.2"}
+    for name, (tensorrt, opset) in told.items():
+        assert (JETPACKS[name].tensorrt, f"opset {JETPACKS[name].largest_opset}") == (tensorrt, opset)
 
 
 @pytest.mark.parametrize("jetpack", JETPACKS)

@@ -52,6 +52,16 @@ def test_a_missing_a_broken_and_an_incomplete_manifest_are_refused(tmp_path: Pat
             manifests.read(tmp_path)
 
 
+def test_a_manifest_from_before_multiprocessors_were_counted_is_read_and_fits_any_number(tmp_path: Path) -> None:
+    path = manifests.write(tmp_path, replace(a_manifest(), multiprocessors=16))
+    values = json.loads(path.read_text())
+    assert values.pop("multiprocessors") == 16
+    path.write_text(json.dumps(values))
+    made = manifests.read(tmp_path)
+    assert made == a_manifest()
+    manifests.check_machine(made, gpu_name="Orin", compute_capability="8.6", multiprocessors=8)
+
+
 def test_figures_of_verification_are_recorded(tmp_path: Path) -> None:
     manifests.write(tmp_path, a_manifest())
     manifests.record_parity(tmp_path, {"passed": False, "mask_iou_mean": 0.5})
@@ -84,5 +94,9 @@ def test_other_weights_failed_parity_another_gpu_and_another_version_are_refused
         manifests.check_machine(made, gpu_name="Orin", compute_capability="8.7")
     with pytest.raises(ManifestError, match="built on A, and this is B"):
         manifests.check_machine(replace(made, gpu_name="A"), gpu_name="B", compute_capability="8.6")
+    counted = replace(made, gpu_name="Orin", multiprocessors=16)
+    manifests.check_machine(counted, gpu_name="Orin", compute_capability="8.6", multiprocessors=16)
+    with pytest.raises(ManifestError, match=r"built on 16 multiprocessors, and this Orin has 8: another module"):
+        manifests.check_machine(counted, gpu_name="Orin", compute_capability="8.6", multiprocessors=8)
     with pytest.raises(ManifestError, match=r"version 1\.7, and 1\.8 is here"):
         manifests.check_version(made, "1.8")

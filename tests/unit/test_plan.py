@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from export import ExportError, to_onnx
 from export.plan import PlanRequest, build_plan
 from sgmsnet.checkpoint import find
-from tests.fake_tensorrt import fake_builder
+from tests.fake_tensorrt import SHARED_PLAN, fake_builder
 from tests.needs import missing
 
 REQUEST = PlanRequest(
@@ -29,14 +29,14 @@ def _ignore(phase: str, percent: int) -> None: ...
 @pytest.mark.parametrize(
     ("version", "network", "flags"),
     [
-        ("8.6", "network 1", ["set FP16", "set OBEY_PRECISION_CONSTRAINTS"]),
+        ("8.6", "network 1", ["set FP16", "set OBEY_PRECISION_CONSTRAINTS", "preview PROFILE_SHARING_0806 True"]),
         ("10.3", "network 2", []),
         ("11.0", "network 0", []),
     ],
 )
 def test_the_order_of_calls_of_each_generation(version: str, network: str, flags: list[str]) -> None:
     trt, calls = fake_builder(version)
-    assert build_plan(trt, REQUEST, progress=_ignore) == b"plan"
+    assert build_plan(trt, REQUEST, progress=_ignore) == SHARED_PLAN
     assert calls == [
         *("Builder", network, "OnnxParser", "parse tiny.onnx", "config", "workspace 67108864", "clear TF32"),
         *flags,
@@ -44,9 +44,9 @@ def test_the_order_of_calls_of_each_generation(version: str, network: str, flags
     ]
 
 
-def test_fp32_sets_no_fp16_flag_on_8_6() -> None:
+def test_fp32_sets_no_fp16_flag_on_8_6_and_shares_its_profile_too() -> None:
     trt, calls = fake_builder("8.6")
-    build_plan(trt, replace(REQUEST, precision="fp32"), progress=_ignore)
+    assert build_plan(trt, replace(REQUEST, precision="fp32"), progress=_ignore) == SHARED_PLAN
     assert not [call for call in calls if call.startswith("set ")]
 
 
@@ -54,6 +54,14 @@ def test_on_8_6_layers_that_give_fp32_are_held_to_it() -> None:
     trt, _ = fake_builder("8.6")
     build_plan(trt, REQUEST, progress=_ignore)
     assert [layer.precision for layer in trt.layers] == [None, "float", None]
+
+
+def test_on_8_6_a_graph_without_an_fp16_layer_is_told() -> None:
+    said: list[str] = []
+    for has_half in (True, False):
+        build_plan(fake_builder("8.6", has_half=has_half)[0], REQUEST, progress=_ignore, say=said.append)
+    assert len(said) == 1
+    assert "every layer of this graph for FP32" in said[0]
 
 
 def test_the_timing_cache_is_read_and_written(tmp_path: Path) -> None:
@@ -64,6 +72,21 @@ def test_the_timing_cache_is_read_and_written(tmp_path: Path) -> None:
         assert f"timing cache {content!r}" in calls
         assert "use timing cache, mismatch False" in calls
         assert path.read_bytes() == b"tactics"
+
+
+def test_a_timing_cache_that_is_damaged_or_cannot_be_had_or_kept_does_not_spoil_the_plan(tmp_path: Path) -> None:
+    path = tmp_path / "timing.cache"
+    path.write_bytes(b"damaged")
+    trt, calls = fake_builder("10.3")
+    assert build_plan(trt, replace(REQUEST, timing_cache=str(path)), progress=_ignore) == SHARED_PLAN
+    assert [call for call in calls if "timing" in call][1:] == [
+        *("timing cache b''", "use timing cache, mismatch False"),
+    ]
+    trt, calls = fake_builder("10.3", has_cache=False)
+    assert build_plan(trt, replace(REQUEST, timing_cache=str(path)), progress=_ignore) == SHARED_PLAN
+    assert not [call for call in calls if call.startswith("use timing cache")]
+    trt, _ = fake_builder("10.3")
+    assert build_plan(trt, replace(REQUEST, timing_cache=str(tmp_path)), progress=_ignore) == SHARED_PLAN
 
 
 def test_progress_is_told_of_the_outermost_phase() -> None:
@@ -78,8 +101,6 @@ def test_refusals_of_parser_and_builder_are_one_sentence() -> None:
         build_plan(fake_builder("8.6", readable=False)[0], REQUEST, progress=_ignore)
     with pytest.raises(ExportError, match=r"tensorrt 10\.3 could not build tiny\.onnx"):
         build_plan(fake_builder("10.3", buildable=False)[0], REQUEST, progress=_ignore)
-    with pytest.raises(ExportError, match="only TensorRT for RTX"):
-        build_plan(fake_builder("10.3")[0], replace(REQUEST, compute_capabilities=("8.6",)), progress=_ignore)
 
 
 @pytest.fixture
@@ -108,6 +129,13 @@ def test_tensorrt_for_rtx_builds_the_graph_for_8_6_and_8_9(
     assert told[-1] == 100
 
 
+@pytest.mark.slow
+def test_tensorrt_for_rtx_builds_the_shipped_network_in_fp16_for_8_6_and_8_9(rtx: ModuleType, tmp_path: Path) -> None:
+    graph = to_onnx.export(find("cxr"), tmp_path / "cxr.onnx", precision="fp16", jetpack="6.2")
+    plan = build_plan(rtx, _for_rtx(graph, "8.6", "8.9"), progress=_ignore)
+    assert len(plan) > graph.stat().st_size / 2  # the weights are in it
+
+
 def _save(path: Path, node: onnx.NodeProto, *more: onnx.TensorProto) -> Path:
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 64, 64])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
@@ -122,7 +150,9 @@ def test_tensorrt_for_rtx_refuses_the_negative_controls(rtx: ModuleType, tmp_pat
     controls = {
         "resize": (helper.make_node("Resize", ["images", "", "", "sizes"], ["y"], mode="linear", antialias=1), sizes),
         "add": (helper.make_node("Add", ["images", "half"], ["y"]), half),
-        "own": (helper.make_node("Abacus", ["images"], ["y"]),),
+        "own": (helper.make_node("Abacus", ["images"], ["y"], domain="own"),),
+        "det": (helper.make_node("Det", ["images"], ["y"]),),
+        "indices": (helper.make_node("MaxPool", ["images"], ["y", "places"], kernel_shape=[2, 2]),),
     }
     for name, control in controls.items():
         graph = _save(tmp_path / f"{name}.onnx", *control)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import cuda, manifest, plans, select, tensorrt_engine
+from engines import cuda, manifest, plans, select, tensorrt_engine, verdicts
 from engines.base import EngineError, EngineUnavailable
-from engines.cuda import Gpu, first_gpu
-from engines.select import choose
+from engines.cuda import Gpu
+from engines.select import choose, open_unverified
 from engines.tensorrt_check import check_plan
 from engines.tensorrt_engine import TensorRtEngine
+from export.plan import PlanRequest, build_plan
 from sgmsnet.checkpoint import ModelFiles, find
-from tests.fake_gpu import FakeGpu
-from tests.fake_tensorrt import a_manifest
+from tests.fake_gpu import REFUSES, FakeGpu, runtime_for_children
+from tests.fake_tensorrt import SHARED_PLAN, a_manifest, fake_builder
 from tests.needs import ROOT
 
 
@@ -34,7 +36,7 @@ def folder(files: ModelFiles, tmp_path: Path) -> Path:
     """A plan with its manifest where the engine looks for it."""
     folder = tmp_path / "tiny" / "tensorrt-fp16"
     folder.mkdir(parents=True)
-    (folder / "model.plan").write_bytes(b"plan")
+    (folder / "model.plan").write_bytes(SHARED_PLAN)
     made = replace(
         a_manifest(),
         runtime="tensorrt",
@@ -54,8 +56,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeGpu]:
         gpu = FakeGpu(**options)
         monkeypatch.setitem(sys.modules, "tensorrt", gpu.module)
         monkeypatch.setattr(cuda, "_runtime_api", lambda: gpu.cuda)
-        monkeypatch.setattr(cuda, "first_gpu", lambda: Gpu("RTX", compute_capability))
-        monkeypatch.setattr(tensorrt_engine, "check_plan", lambda module, plan: gpu.module.__version__)
+        monkeypatch.setattr(cuda, "first_gpu", lambda: Gpu("RTX", compute_capability, 8))
+        monkeypatch.setattr(tensorrt_engine, "check_plan", lambda module, plan, built_by: gpu.module.__version__)
         return gpu
 
     return put
@@ -256,6 +258,7 @@ def _change(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: manifest.write(folder, replace(manifest.read(folder), **changes)) and None
 
 
+OUT_OF_BOUNDS = "the mean mask IoU is 0.9312, 0.995 is required"
 SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "corrupt plan": (_corrupt, "damaged or was changed"),
     "missing plan": (lambda folder: (folder / "model.plan").unlink(), "not there"),
@@ -268,8 +271,9 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
         r"for compute capability 8\.7, and RTX has 8\.9",
     ),
     "other GPU": (_change(gpu_name="Orin"), "built on Orin"),
+    "other module": (_change(multiprocessors=16), r"built on 16 multiprocessors, and this RTX has 8"),
     "other version": (_change(runtime_version="8.6.2"), r"version 8\.6\.2, and 10\.3 is here"),
-    "failed parity": (_change(parity={"passed": False}), "did not give PyTorch's answer"),
+    "failed parity": (_change(parity={"passed": False, "refused": [OUT_OF_BOUNDS]}), "did not give PyTorch's answer"),
     "other outputs": (_change(outputs={"logits": (-1, 2, 64, 64)}), "not the manifest's"),
     "no plan at all": (
         lambda folder: [path.unlink() for path in folder.iterdir()] and folder.rmdir(),
@@ -300,15 +304,84 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_reason_and_auto_falls_back
     assert [entry.name for entry in choice.skipped] == ["tensorrt"]
 
 
-@pytest.mark.parametrize("case", ["other version", "wrong compute capability", "failed parity"])
+@pytest.mark.parametrize("case", ["other version", "wrong compute capability", "other module", "failed parity"])
 def test_the_docs_have_the_sentence(
-    case: str, files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
+    case: str, files: ModelFiles, folder: Path, install: Callable[..., FakeGpu], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install()
+    monkeypatch.setattr(tensorrt_engine, "check_plan", check_plan)  # in a real child process
+    runtime_for_children(monkeypatch, folder.parent, "tensorrt", REFUSES)
     SPOILED[case][0](folder)
     with pytest.raises(EngineUnavailable) as caught:
         _open(files, folder)
     assert f'"{caught.value}"' in (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
+
+
+def _failed_verdict(folder: Path) -> None:
+    made = {"model_sha256": manifest.read(folder).weights_sha256, "runtime_version": "10.3", "device": "RTX"}
+    verdicts.write(folder, {**made, "passed": False, "refused": ["one of the first plan"]})
+
+
+FOR_AN_FP32_PLAN = {
+    **{case: SPOILED[case][0] for case in ("corrupt plan", "missing manifest", "failed parity", "other outputs")},
+    "other version": SPOILED["other version"][0],
+    "failed verdict": _failed_verdict,
+}
+
+
+@pytest.mark.parametrize("spoil", FOR_AN_FP32_PLAN.values(), ids=FOR_AN_FP32_PLAN)
+def test_an_fp16_plan_that_cannot_be_used_leaves_the_place_to_one_of_fp32(
+    spoil: Callable[[Path], None],
+    files: ModelFiles,
+    folder: Path,
+    install: Callable[..., FakeGpu],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install()
+    full = folder.with_name("tensorrt-fp32")
+    shutil.copytree(folder, full)
+    _change(precision="fp32")(full)
+    spoil(folder)
+    _use_folder(monkeypatch, folder)
+    engine = choose("tensorrt", files).engine
+    engine.close()
+    assert engine.info.precision == "fp32"
+    with pytest.raises(EngineUnavailable):
+        _open(files, folder, precision="fp16")
+    _no_manifest(full)
+    with pytest.raises(EngineUnavailable, match=r"^fp16: .*; fp32: there is no manifest in .*; `python -m export"):
+        _open(files, folder)
+
+
+def test_a_plan_that_failed_verification_is_opened_to_verify_it_again(
+    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install()
+    SPOILED["failed parity"][0](folder)
+    _failed_verdict(folder)
+    _use_folder(monkeypatch, folder)
+    with pytest.raises(EngineUnavailable, match=OUT_OF_BOUNDS):
+        choose("tensorrt", files)
+    engine = open_unverified("tensorrt", files, built=folder.parent.parent)
+    engine.close()
+    assert engine.info.precision == "fp16"
+    _corrupt(folder)
+    with pytest.raises(EngineUnavailable, match="damaged or was changed"):
+        open_unverified("tensorrt", files, built=folder.parent.parent)
+
+
+def test_a_plan_that_was_built_by_8_6_runs_every_batch_size(
+    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
+) -> None:
+    request = PlanRequest(runtime="tensorrt", graph="g.onnx", plan="p", precision="fp16", workspace_mb=64)
+    plan = build_plan(fake_builder("8.6")[0], request, progress=lambda phase, percent: None)
+    (folder / "model.plan").write_bytes(plan)
+    sha256 = manifest.file_sha256(folder / "model.plan")
+    _change(runtime_version="8.6", artefact_sha256=sha256)(folder)
+    install(version="8.6")
+    engine = _open(files, folder)
+    assert engine.run(_images(1, 2, 3))["logits"][:, 0, 0, 0].tolist() == [1, 2, 3]
+    engine.close()
 
 
 def test_auto_takes_a_plan_that_fits(
@@ -329,7 +402,7 @@ def _use_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(select, "fitting_plan", lambda *given: plans.fitting_plan(*given, built=built))
     opening = TensorRtEngine.__init__
     monkeypatch.setattr(
-        TensorRtEngine, "__init__", lambda self, model, **options: opening(self, model, built=built, **options)
+        TensorRtEngine, "__init__", lambda self, model, **options: opening(self, model, **{"built": built, **options})
     )
 
 
@@ -346,47 +419,3 @@ def test_a_plan_that_tensorrt_does_not_open_is_refused(
         _open(files, folder, precision="fp32")
     with pytest.raises(EngineUnavailable, match="cannot name a folder"):
         _open(replace(files, name="../tiny"), folder)
-
-
-@pytest.mark.parametrize(
-    ("program", "reason"),
-    [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended with signal 11"),
-        ("raise ImportError('libnvinfer.so.10 is not there')", "libnvinfer"),
-        ("{deserialize} None", r"runtime_for_test 10\.3 refuses .*another GPU"),
-        ("{deserialize} 1", None),
-    ],
-    ids=["crash", "library missing", "refusal", "good"],
-)
-def test_a_plan_is_first_opened_in_a_process_of_its_own(
-    program: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opens = "class Runtime:\n    def __init__(self, logger): ...\n    def deserialize_cuda_engine(self, plan): return"
-    module = "__version__ = '10.3'\nclass Logger:\n    ERROR = 1\n    def __init__(self, level): ...\n"
-    (tmp_path / "runtime_for_test.py").write_text(module + program.replace("{deserialize}", opens))
-    (tmp_path / "model.plan").write_bytes(b"plan")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    if reason is None:
-        assert check_plan("runtime_for_test", tmp_path / "model.plan") == "10.3"
-    else:
-        with pytest.raises(EngineUnavailable, match=reason):
-            check_plan("runtime_for_test", tmp_path / "model.plan")
-
-
-def test_without_a_driver_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise OSError(name)
-
-    monkeypatch.setattr(cuda.ctypes, "CDLL", absent)
-    with pytest.raises(EngineUnavailable, match="no NVIDIA driver"):
-        first_gpu()
-
-
-def test_a_driver_without_a_gpu_gives_its_error_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Driver:
-        def cuInit(self, flags: int) -> int:  # noqa: N802 - the driver's name
-            return 100
-
-    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: Driver())
-    with pytest.raises(EngineUnavailable, match="CUDA error 100"):
-        first_gpu()

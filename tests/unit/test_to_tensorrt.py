@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from engines import manifest as manifests
+from engines import verdicts
 from engines.base import EngineUnavailable
+from engines.cuda import Gpu
 from export import ExportError, capability, to_onnx, to_tensorrt
 from export.__main__ import main
 from export.plan import PlanRequest
@@ -23,6 +27,9 @@ from tests.needs import ROOT, missing
 REQUEST = PlanRequest(
     runtime="tensorrt-rtx", graph="nowhere.onnx", plan="model.plan", precision="fp16", workspace_mb=64
 )
+
+
+ORIN = Gpu("Orin", "8.7", 16)
 
 
 @pytest.fixture
@@ -152,9 +159,100 @@ assert "torch" not in sys.modules
         check(graph, files, precision="fp16", largest_opset=17)
 
 
-def test_tensorrt_8_is_given_the_opset_that_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_8_is_given_the_opset_that_it_reads() -> None:
     for version, opset in (("8.6.2", 17), ("10.3.0", 20), ("11.0", 20)):
-        monkeypatch.setattr(to_tensorrt.metadata, "version", lambda name, found=version: found)
-        assert to_tensorrt._opset("tensorrt") == opset
-    monkeypatch.setattr(to_tensorrt.metadata, "version", lambda name: "1.7.1.116")
-    assert to_tensorrt._opset("tensorrt-rtx") == 20
+        assert to_tensorrt._largest_opset("tensorrt", version) == opset
+    assert to_tensorrt._largest_opset("tensorrt-rtx", "1.7.1.116") == 20
+
+
+def test_a_distribution_for_one_cuda_counts_as_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name != "tensorrt-cu12":
+            raise metadata.PackageNotFoundError(name)
+        return "10.9"
+
+    monkeypatch.setattr(to_tensorrt.metadata, "version", version)
+    assert to_tensorrt._installed("tensorrt") == "10.9"
+    with pytest.raises(ExportError, match="package tensorrt-rtx-cu13 is not installed"):
+        to_tensorrt._installed("tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"compute_capabilities": ["8.6"]}, r"only TensorRT for RTX \(--rtx\) builds"),
+        ({"runtime": "tensorrt-rtx", "compute_capabilities": ["8.6", "sm89"]}, "reads as 8.6 does, not 'sm89'"),
+        ({"runtime": "tensorrt-rtx", "compute_capabilities": ["86"]}, "reads as 8.6 does, not '86'"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_before_anything_is_done(
+    options: dict[str, Any], reason: str, files: ModelFiles, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=reason):
+        to_tensorrt.build(files, built=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def build(files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., PlanRequest]:
+    """Build an FP32 plan of the graph beside the weights as on a Jetson; the child is a fake, which may fail."""
+    asked: list[PlanRequest] = []
+
+    def call(*, version: str = "10.3.0", gpu: Gpu = ORIN, fails: bool = False) -> PlanRequest:
+        def child(request: PlanRequest, *, report: object) -> str:
+            asked.append(request)
+            Path(request.plan).write_bytes(b"new plan")
+            if fails:
+                raise ExportError("the builder refused")
+            return version
+
+        monkeypatch.setattr(to_tensorrt, "run_child", child)
+        monkeypatch.setattr(to_tensorrt, "_installed", lambda runtime: version)
+        monkeypatch.setattr(to_tensorrt, "_capability", lambda graph, runtime: "reads every node")
+        monkeypatch.setattr(to_tensorrt, "available_mb", lambda: None)
+        monkeypatch.setattr(to_tensorrt, "first_gpu", lambda: gpu)
+        assert files.graph is not None
+        to_tensorrt.build(files, precision="fp32", graph=files.graph, built=tmp_path, report=lambda line: None)
+        return asked[-1]
+
+    return call
+
+
+def test_a_build_that_fails_leaves_what_was_built_before_and_nothing_else(
+    build: Callable[..., PlanRequest], tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny" / "tensorrt-fp32"
+    with pytest.raises(ExportError, match="the builder refused"):
+        build(fails=True)
+    assert not list(folder.parent.iterdir())
+    build()
+    verdicts.write(folder, {"passed": True})
+    before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    assert sorted(before) == ["manifest.json", "model.onnx", "model.plan", "parity.json"]
+    with pytest.raises(ExportError, match="the builder refused"):
+        build(fails=True)
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_plan_that_is_built_again_loses_the_verdict_of_the_one_before(
+    build: Callable[..., PlanRequest], tmp_path: Path
+) -> None:
+    build()
+    folder = tmp_path / "tiny" / "tensorrt-fp32"
+    verdicts.write(folder, {"passed": False})
+    manifests.record_parity(folder, {"passed": False})
+    build()
+    assert manifests.read(folder).parity is None
+    assert not (folder / verdicts.FILE_NAME).exists()
+
+
+def test_manifest_and_timing_cache_are_of_this_very_gpu_and_tensorrt(
+    build: Callable[..., PlanRequest], tmp_path: Path
+) -> None:
+    small = replace(ORIN, multiprocessors=8)
+    caches = {build().timing_cache, build(gpu=small).timing_cache, build(version="10.7.0").timing_cache}
+    assert len(caches) == 3
+    assert build().timing_cache in caches
+    assert {Path(str(cache)).parent for cache in caches} == {tmp_path}
+    assert manifests.read(tmp_path / "tiny" / "tensorrt-fp32").multiprocessors == 16
