@@ -35,10 +35,12 @@ fuzz load soak: $(VENV)/dev.stamp
 test-triton: $(VENV)/dev.stamp
 	SGMSNET_TRITON_VENV=$${SGMSNET_TRITON_VENV:-.venv-triton} $(BIN)/python -m pytest tests/triton $(ARGS)
 
-# After deploy/jetson/install.sh: TensorRT is JetPack's, and nothing is installed here.
+# After deploy/jetson/install.sh: TensorRT is JetPack's, and nothing is installed here. What was built is verified:
+# with IMAGES=folder on those X-rays, of which 100 give a verdict, else on the few of the stored reference.
+BUILT_PRECISION = $(or $(filter --precision --precision=% fp16 fp32,$(ARGS)),--precision fp16)
 jetson-engine:
 	$(BIN)/python -m export tensorrt --model cxr $(ARGS)
-	$(BIN)/python -m export verify --model cxr --engine tensorrt
+	$(BIN)/python -m export verify --model cxr --engine tensorrt $(BUILT_PRECISION) $(if $(IMAGES),--images $(IMAGES))
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

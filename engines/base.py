@@ -12,8 +12,24 @@ class EngineUnavailable(RuntimeError):
     """This runtime cannot hold this model on this machine, for the reason given in one sentence."""
 
 
+class EngineRefused(EngineUnavailable):
+    """A plan, an artefact or a graph is here for this runtime, and must not be used for the reason given."""
+
+
 class EngineError(RuntimeError):
     """A run failed, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime could hold a model here, with the reason in one sentence."""
+
+    name: str
+    available: bool
+    reason: str
+    version: str | None
+    refused: bool = False
+    """There was something to open, and it was tried or looked at and refused: worth telling, unlike what is absent."""
 
 
 @dataclass(frozen=True, kw_only=True)

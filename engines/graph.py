@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from engines.base import EngineInfo, EngineUnavailable
+from engines.base import EngineInfo, EngineRefused, EngineUnavailable
 from sgmsnet.checkpoint import ModelFiles, WeightsError, verify_graph
 
 
@@ -15,7 +15,8 @@ def usable_graph(model: ModelFiles) -> Path:
     try:
         return verify_graph(model)
     except WeightsError as error:
-        raise EngineUnavailable(str(error)) from error
+        kind = EngineUnavailable if model.graph is None else EngineRefused
+        raise kind(str(error)) from error
 
 
 def describe(

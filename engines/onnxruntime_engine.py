@@ -1,12 +1,14 @@
 """ONNX Runtime: the graph beside the weights, on the CPU or through its CUDA or TensorRT provider; no torch.
 
-FP32 everywhere; FP16 through the TensorRT provider, which builds and keeps plans of its own. The GPU providers are
-tested with fakes, and have not run on hardware yet. Not here: making the graph (export), and TensorRT by itself.
+FP32 everywhere; FP16 through the TensorRT provider, which builds and keeps plans of its own and chooses by itself what
+runs in FP16, the memory included: only once it was verified. The GPU providers are tested with fakes, and have not run
+on hardware yet. Not here: making the graph (export), and TensorRT by itself.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engines import cuda
-from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
+from engines import cuda, verdicts
+from engines.base import EngineError, EngineInfo, EngineRefused, EngineUnavailable, check_images
 from engines.graph import describe, usable_graph
 from engines.manifest import BUILT
 from engines.plans import plan_folder
@@ -32,11 +34,18 @@ class OnnxRuntimeEngine:
     info: EngineInfo
 
     def __init__(
-        self, model: ModelFiles, *, precision: str | None = None, device: Device = "auto", built: Path = BUILT
+        self,
+        model: ModelFiles,
+        *,
+        precision: str | None = None,
+        device: Device = "auto",
+        built: Path = BUILT,
+        unverified: bool = False,
     ) -> None:
         """Open the graph. Raises EngineUnavailable when the graph, the package or the device is not there.
 
-        FP16 needs the TensorRT provider, which keeps its plans in `built`.
+        FP16 needs the TensorRT provider, which keeps its plans in `built`, and a verdict there that it gives PyTorch's
+        answer; `unverified` opens it without one, to verify it.
         """
         if precision not in (None, "fp32", "fp16"):
             raise EngineUnavailable(f"onnxruntime runs this graph in fp32, or in fp16 on a GPU, not {precision}")
@@ -49,18 +58,23 @@ class OnnxRuntimeEngine:
         precision = precision or "fp32"
         gpu = _gpu(onnxruntime.get_available_providers(), precision, device)
         self._errors = _errors()
-        cache = plan_folder(built, Path(model.name).name, "onnxruntime", precision)
+        name, version = Path(model.name).name, onnxruntime.__version__
+        folder = plan_folder(built, name, "onnxruntime", precision)
+        on = f"{_NAMES[gpu[0]]} ({gpu[1]})" if gpu else "CPU"
+        if precision == "fp16" and not unverified:
+            _refuse_unverified(folder, model, version=version, device=on)
+        cache = folder / _cache_name(model, version=version, gpu=gpu[1] if gpu else "")
         self._session: Any = self._open(onnxruntime, graph, _providers(gpu, precision, cache))
         if gpu and gpu[0] not in self._session.get_providers():
             if device == "cuda" or precision == "fp16":
                 raise EngineUnavailable(f"onnxruntime's {_NAMES[gpu[0]]} provider did not start on this machine")
-            gpu = None
+            on = "CPU"
         self.info = describe(
             model,
             backend="onnxruntime",
             precision=precision,
-            device=f"{_NAMES[gpu[0]]} ({gpu[1]})" if gpu else "CPU",
-            version=onnxruntime.__version__,
+            device=on,
+            version=version,
             outputs={output.name for output in self._session.get_outputs()},
             started=started,
         )
@@ -110,6 +124,22 @@ def _gpu(available: Sequence[str], precision: str, device: Device) -> tuple[str,
         if required:
             raise EngineUnavailable(f"onnxruntime's {_NAMES[wanted]} provider cannot start: {error}") from error
         return None
+
+
+def _refuse_unverified(folder: Path, model: ModelFiles, *, version: str, device: str) -> None:
+    """Raise EngineRefused unless a verdict of these weights, this version and this device accepts FP16."""
+    found = verdicts.read(folder) or {}
+    facts = {"model_sha256": model.sha256, "runtime_version": version, "device": device}
+    if found.get("passed") is not True or any(found.get(name) != value for name, value in facts.items()):
+        raise EngineRefused(
+            "onnxruntime in fp16 lets TensorRT choose what runs in FP16, and was not verified here; `python -m export "
+            f"verify --model {model.name} --engine onnxruntime --precision fp16 --images FOLDER` does it"
+        )
+
+
+def _cache_name(model: ModelFiles, *, version: str, gpu: str) -> str:
+    """A folder for these weights, version and GPU: the provider names plans by the graph, which all models share."""
+    return f"{model.sha256[:12]}-{version}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu).strip('-')}"
 
 
 def _providers(gpu: tuple[str, str] | None, precision: str, cache: Path) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.artefacts import build_command, fitting_artefact
+from engines.artefacts import runnable_graph
 from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
 from engines.graph import describe, usable_graph
 from engines.manifest import BUILT
@@ -26,7 +26,7 @@ _DEFAULTS = ("bf16", "fp32")  # FP16 only when it is asked for: its range is sma
 
 
 class OpenVinoEngine:
-    """A model compiled for one image and, from the first other batch on, for any; one infer request per thread."""
+    """A model compiled for one image and, from the first other batch on, for any; each run has a request to itself."""
 
     info: EngineInfo
 
@@ -36,7 +36,7 @@ class OpenVinoEngine:
         """Compile the graph; raises EngineUnavailable when graph, package or precision is not there.
 
         INT8 opens the artefact in `built`, and no other precision's graph in its place; the others run an artefact
-        where one was built, and the graph beside the weights otherwise. `unverified` opens an artefact that
+        where a fitting one was built, and the graph beside the weights otherwise. `unverified` opens an artefact that
         verification has not accepted, to verify it.
         """
         usable_graph(model)
@@ -50,16 +50,15 @@ class OpenVinoEngine:
             core = openvino.Core()
             device = core.get_property("CPU", "FULL_DEVICE_NAME")
             precision, hint = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-            graph = _graph(model, precision, version=openvino.__version__, built=built, unverified=unverified)
-            self._source: _Source | None = _Source(core, graph, model, hint)
-            one = self._source.compile(batch=1)
+            graph, notes = runnable_graph(
+                model, precision, version=openvino.__version__, built=built, unverified=unverified
+            )
+            source = _Source(core, graph, model, hint)
+            one = source.compile(batch=1)
         except EngineUnavailable:
             raise
         except RuntimeError as error:
             raise EngineUnavailable(f"openvino cannot open {graph or 'the processor'}: {error}") from error
-        self._compiled: dict[bool, Any] = {True: one}  # by whether it is for one image alone
-        self._lock = threading.Lock()
-        self._requests = threading.local()
         self.info = describe(
             model,
             backend="openvino",
@@ -68,45 +67,71 @@ class OpenVinoEngine:
             version=openvino.__version__,
             outputs={port.get_any_name() for port in one.outputs},
             started=started,
+            notes=notes,
         )
+        self._open: _Open | None = _Open(source, one, self.info.outputs)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See engines.base.Engine.run."""
         check_images(images, self.info)
-        source = self._source
-        if source is None:
+        opened = self._open  # a run that has begun keeps what it needs, whoever closes meanwhile
+        if opened is None:
             raise EngineError("the openvino engine is closed")
         try:
-            return self._request(source, single=len(images) == 1).run(images)
+            return opened.run(images)
         except RuntimeError as error:
             raise EngineError(f"openvino failed: {error}") from error
 
     def close(self) -> None:
-        """Let go of the compiled models and of every thread's requests; a second call does nothing."""
-        self._source = None
-        self._compiled = {}
-        self._requests = threading.local()
+        """Let go of requests and compiled models, those of a run in another thread when it ends; twice does nothing."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
 
-    def _request(self, source: _Source, *, single: bool) -> _Single | _Batch:
-        # A request holds its tensors, so two threads must not share one.
-        requests = self._requests.__dict__
-        if str(single) not in requests:
-            compiled = self._compiled
-            with self._lock:
-                if single not in compiled:
-                    compiled[single] = source.compile(batch=-1)
-            kind = _Single if single else _Batch
-            requests[str(single)] = kind(compiled[single].create_infer_request(), self.info.outputs)
-        return requests[str(single)]
+
+class _Open:
+    """Compiled models and the requests that wait for the next run; runs at the same time take one each."""
+
+    def __init__(self, source: _Source, one: Any, names: tuple[str, ...]) -> None:
+        self._source, self._names = source, names
+        self._compiled: dict[bool, Any] = {True: one}  # by whether it is for one image alone
+        self._idle: dict[bool, list[_Single | _Batch]] = {True: [], False: []}
+        self._lock, self._compiling = threading.Lock(), threading.Lock()
+        self._closed = False
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        single = len(images) == 1
+        request = self._request(single=single)
+        outputs = request.run(images)  # a request that failed is not used again
+        with self._lock:
+            if not self._closed:
+                self._idle[single].append(request)
+        return outputs
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._idle = {True: [], False: []}
+
+    def _request(self, *, single: bool) -> _Single | _Batch:
+        with self._lock:
+            if self._idle[single]:
+                return self._idle[single].pop()
+        with self._compiling:
+            if single not in self._compiled:
+                self._compiled[single] = self._source.compile(batch=-1)
+        return (_Single if single else _Batch)(self._compiled[single], self._names)
 
 
 class _Single:
     """A request for one image in its own tensors: handing it others each time would cost 3 % of the latency."""
 
-    def __init__(self, request: Any, names: tuple[str, ...]) -> None:
-        self._request = request
-        self._images: np.ndarray = request.get_input_tensor().data
-        self._outputs: dict[str, np.ndarray] = {name: request.get_tensor(name).data for name in names}
+    def __init__(self, compiled: Any, names: tuple[str, ...]) -> None:
+        # Attributes are let go in the order in which they were set: the request goes before what it uses.
+        self._request: Any = compiled.create_infer_request()
+        self._images: np.ndarray = self._request.get_input_tensor().data
+        self._outputs: dict[str, np.ndarray] = {name: self._request.get_tensor(name).data for name in names}
+        self._compiled = compiled
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         self._images[...] = images
@@ -117,13 +142,16 @@ class _Single:
 class _Batch:
     """A request for any number of images, whose tensors change with it."""
 
-    def __init__(self, request: Any, names: tuple[str, ...]) -> None:
-        self._request, self._names = request, names
+    def __init__(self, compiled: Any, names: tuple[str, ...]) -> None:
+        self._request: Any = compiled.create_infer_request()
+        self._shared: np.ndarray | None = None  # after the request, as above: it reads this memory
+        self._compiled, self._names = compiled, names
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         # Shared: the wrapper would copy the images, and every output once more than is needed.
         shared = np.require(images, requirements=["C", "W"])
         self._request.infer({"images": shared}, share_inputs=True, share_outputs=True)
+        self._shared = shared  # only now: the request held the last one until here
         return {name: _copy(self._request.get_tensor(name).data) for name in self._names}
 
 
@@ -156,15 +184,6 @@ def _choose_precision(asked: str | None, capabilities: list[str]) -> tuple[str, 
     return chosen, _HINTS["fp32" if chosen == "int8" else chosen]
 
 
-def _graph(model: ModelFiles, precision: str, *, version: str, built: Path, unverified: bool) -> Path:
-    artefact = fitting_artefact(model, precision, version=version, built=built, unverified=unverified)
-    if artefact is None and precision == "int8":
-        raise EngineUnavailable(
-            f"no openvino artefact in int8 was built for {model.name}; `{build_command('int8')}` builds one"
-        )
-    return artefact or usable_graph(model)
-
-
 def _copy(values: np.ndarray) -> np.ndarray:
-    # The next run of this thread writes into the same memory.
+    # The next run of this request writes into the same memory.
     return np.array(values, dtype=np.float32, order="C")

@@ -17,8 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engines import cuda
+from engines import artefacts, cuda
 from engines.base import EngineUnavailable
+from engines.manifest import BUILT
+from engines.plans import DISTRIBUTIONS
 from sgmsnet.checkpoint import ModelFiles
 
 _FORMAT = 1
@@ -28,9 +30,7 @@ _PACKAGES = (
     "onnxruntime-gpu",
     "openvino",
     "torch",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "tensorrt-rtx-cu12",
+    *(name for names in DISTRIBUTIONS.values() for name in names),
 )
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def cache_file() -> Path:
 
 
 def key(model: ModelFiles) -> str:
-    """What a measurement holds for: processor, cores, GPU, versions of Python and runtimes, and the model's weights."""
+    """What a measurement holds for: processor, cores, GPU, versions of Python and runtimes, weights and artefacts."""
     facts = {
         "cpu": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -65,6 +65,7 @@ def key(model: ModelFiles) -> str:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "model": model.sha256,
+        "artefacts": artefacts.hashes(model, built=BUILT),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -5,7 +5,6 @@ Not here: measuring them (measure.py). Without a measured ranking the order is f
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.metadata
 import importlib.util
 import logging
@@ -13,26 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines import ranked, server_address
-from engines.base import Engine, EngineUnavailable
+from engines import cuda, examine, ranked, server_address
+from engines.base import Availability, Engine, EngineRefused, EngineUnavailable
 from engines.graph import usable_graph
 from engines.manifest import BUILT
-from engines.plans import MODULES, Runtime, fitting_plan
+from engines.plans import DISTRIBUTIONS, MODULES, Runtime, fitting_plan
 from engines.ranked import Measured
 from engines.verdicts import refuse_failed
 from sgmsnet.checkpoint import ModelFiles
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Availability:
-    """Whether a runtime could hold a model here, with the reason in one sentence."""
-
-    name: str
-    available: bool
-    reason: str
-    version: str | None
 
 
 @dataclass(frozen=True)
@@ -53,15 +42,23 @@ class _Runtime:
     look: Callable[[ModelFiles], object]
     """Raises EngineUnavailable when a file or a device that it needs is not here."""
     open: Callable[[ModelFiles, str | None], Engine]
+    look_closer: Callable[[ModelFiles, str, str | None], None] = examine.verdict
+    """The same from model, name and version, at files that `open` reads by itself."""
 
 
-def _tensorrt(runtime: Runtime, *distributions: str) -> _Runtime:
+def _tensorrt(runtime: Runtime) -> _Runtime:
     def open_it(model: ModelFiles, precision: str | None) -> Engine:
         from engines.tensorrt_engine import TensorRtEngine
 
         return TensorRtEngine(model, runtime=runtime, precision=precision)
 
-    return _Runtime(MODULES[runtime], distributions, lambda model: fitting_plan(model, runtime), open_it)
+    return _Runtime(
+        MODULES[runtime],
+        DISTRIBUTIONS[runtime],
+        lambda model: fitting_plan(model, runtime),
+        open_it,
+        lambda model, name, version: examine.plan(model, runtime),
+    )
 
 
 def _open_onnxruntime(model: ModelFiles, precision: str | None) -> Engine:
@@ -89,8 +86,8 @@ def _open_triton(model: ModelFiles, precision: str | None) -> Engine:
 
 
 _RUNTIMES = {
-    "tensorrt": _tensorrt("tensorrt", "tensorrt"),
-    "tensorrt-rtx": _tensorrt("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    "tensorrt": _tensorrt("tensorrt"),
+    "tensorrt-rtx": _tensorrt("tensorrt-rtx"),
     "openvino": _Runtime("openvino", ("openvino",), usable_graph, _open_openvino),
     "onnxruntime": _Runtime("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), usable_graph, _open_onnxruntime),
     "pytorch": _Runtime("torch", ("torch",), lambda model: None, _open_pytorch),
@@ -106,7 +103,7 @@ def ranking(measured: Sequence[Measured] = ()) -> tuple[str, ...]:
     Engines that were measured on this machine stand in the order of their speed, the others keep their places.
     """
     names = ENGINES
-    if _version(("onnxruntime-gpu",)) and ctypes.util.find_library("cuda"):
+    if _version(("onnxruntime-gpu",)) and _has_gpu():
         first = ("tensorrt", "tensorrt-rtx", "onnxruntime")
         names = (*first, *(name for name in ENGINES if name not in first))
     names = ranked.reorder(names, measured)
@@ -118,11 +115,11 @@ def ranking(measured: Sequence[Measured] = ()) -> tuple[str, ...]:
 def probe(model: ModelFiles, *, known: Sequence[Measured] | None = None) -> list[Availability]:
     """What is known of each runtime for this model here, in ranking order; imports none and never raises.
 
-    `known` is what `doctor --measure` found, by default as it was kept: an engine whose process failed then is not
-    available, for that reason.
+    Plans are read to their end, and verdicts of verification are heeded. `known` is what `doctor --measure` found, by
+    default as it was kept: an engine whose process failed then is not available, for that reason.
     """
     measured = ranked.read(model) if known is None else known
-    return [_probe(name, model, measured) for name in ranking(measured)]
+    return [_probe(name, model, measured, closer=True) for name in ranking(measured)]
 
 
 def choose(name: str, model: ModelFiles, *, precision: str | None = None) -> Choice:
@@ -140,7 +137,7 @@ def choose(name: str, model: ModelFiles, *, precision: str | None = None) -> Cho
             try:
                 return Choice(_open(candidate, model, precision), tuple(skipped))
             except EngineUnavailable as error:
-                found = Availability(candidate, False, str(error), found.version)
+                found = Availability(candidate, False, str(error), found.version, refused=True)
         if name != "auto":
             raise EngineUnavailable(found.reason)
         _log.info("engine %s passed over: %s", candidate, found.reason)
@@ -157,10 +154,14 @@ def open_engine(name: str, model: ModelFiles, *, precision: str | None = None) -
 def open_unverified(name: str, model: ModelFiles, *, precision: str | None = None, built: Path = BUILT) -> Engine:
     """The engine of `choose` for verification alone: a named engine opens although it failed, or was never verified.
 
-    `built` holds the artefact of OpenVINO.
+    `built` holds artefacts and verdicts.
     """
     if name == "auto" or name not in ENGINES:
         return open_engine(name, model, precision=precision)
+    if name in MODULES and _importable(_RUNTIMES[name].module):  # the probe passes over a plan that failed
+        from engines.tensorrt_engine import TensorRtEngine
+
+        return TensorRtEngine(model, runtime=name, precision=precision, built=built, unverified=True)
     found = _probe(name, model, ())
     if not found.available:
         raise EngineUnavailable(found.reason)
@@ -168,6 +169,10 @@ def open_unverified(name: str, model: ModelFiles, *, precision: str | None = Non
         from engines.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(model, precision=precision, built=built, unverified=True)
+    if name == "onnxruntime":
+        from engines.onnxruntime_engine import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(model, precision=precision, built=built, unverified=True)
     return _RUNTIMES[name].open(model, precision)
 
 
@@ -188,19 +193,31 @@ def open_server(address: server_address.Address, model: ModelFiles) -> Engine:
     return TritonEngine(model, address=address)
 
 
-def _probe(name: str, model: ModelFiles, measured: Sequence[Measured]) -> Availability:
+def _probe(name: str, model: ModelFiles, measured: Sequence[Measured], *, closer: bool = False) -> Availability:
     runtime = _RUNTIMES[name]
     version = _version(runtime.distributions)
     if not _importable(runtime.module):
         return Availability(name, False, f"the package {runtime.distributions[0]} is not installed", None)
     try:
         runtime.look(model)
-    except EngineUnavailable as error:
-        return Availability(name, False, str(error), version)
+        if closer:
+            runtime.look_closer(model, name, version)
+    except (EngineUnavailable, OSError) as error:
+        return Availability(name, False, str(error), version, refused=isinstance(error, EngineRefused))
     for one in measured:
         if one.name == name and one.median_ms is None:
-            return Availability(name, False, f"it did not run when it was measured: {one.reason}", version)
+            return Availability(
+                name, False, f"it did not run when it was measured: {one.reason}", version, refused=True
+            )
     return Availability(name, True, "installed", version)
+
+
+def _has_gpu() -> bool:
+    try:
+        cuda.first_gpu()
+    except EngineUnavailable:
+        return False
+    return True
 
 
 def _importable(module: str) -> bool:

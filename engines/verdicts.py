@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.base import EngineInfo, EngineUnavailable
+from engines.base import EngineInfo, EngineRefused
 from engines.manifest import BUILT
 from engines.plans import plan_folder
 
@@ -30,23 +30,32 @@ def write(folder: Path, parity: Mapping[str, Any]) -> Path:
     return path
 
 
-def refuse_failed(info: EngineInfo, *, built: Path = BUILT) -> None:
-    """Raise EngineUnavailable where this very engine, model and device failed verification here; else do nothing.
-
-    Nothing is known of an engine that was never verified, or whose file is of another version or is damaged.
-    """
-    path = plan_folder(built, Path(info.model).name, info.backend, info.precision) / FILE_NAME
+def read(folder: Path) -> dict[str, Any] | None:
+    """What was written into MODEL/RUNTIME-PRECISION; None where there is nothing, or nothing that can be read."""
+    path = folder / FILE_NAME
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return
+        return None
     except (OSError, ValueError) as error:
         _log.warning("%s cannot be read and is left aside: %s", path, error)
-        return
-    if not isinstance(found, dict) or any(found.get(name) != getattr(info, name) for name in _SAME):
-        return
-    if found.get("passed") is False:
-        raise EngineUnavailable(f"{info.backend} in {info.precision} {reason(found)}")
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def of(info: EngineInfo, *, built: Path = BUILT) -> dict[str, Any] | None:
+    """What is known of this very engine, model and device; None for one that was never verified so."""
+    found = read(plan_folder(built, Path(info.model).name, info.backend, info.precision))
+    if found is None or any(found.get(name) != getattr(info, name) for name in _SAME):
+        return None
+    return found
+
+
+def refuse_failed(info: EngineInfo, *, built: Path = BUILT) -> None:
+    """Raise EngineRefused where this very engine, model and device failed verification here; else do nothing."""
+    found = of(info, built=built)
+    if found is not None and found.get("passed") is False:
+        raise EngineRefused(f"{info.backend} in {info.precision} {reason(found)}")
 
 
 def reason(parity: Mapping[str, Any]) -> str:
@@ -54,3 +63,13 @@ def reason(parity: Mapping[str, Any]) -> str:
     refused = parity.get("refused")
     said = "; ".join(map(str, refused)) if isinstance(refused, (list, tuple)) else ""
     return "did not give PyTorch's answer when it was verified" + (f": {said}" if said else "")
+
+
+def summary(parity: Mapping[str, Any] | None) -> str:
+    """A verdict in a few words, for a list."""
+    if parity is None:
+        return "not verified"
+    if parity.get("passed") is False:
+        return reason(parity)
+    images = parity.get("images")
+    return f"verified on {images} images" if parity.get("passed") else f"{images} images, too few to judge"

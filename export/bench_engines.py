@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from engines import select
+from engines import artefacts, select
 from engines.base import Engine, EngineUnavailable
 from export.machine import ROOT
 from sgmsnet.checkpoint import ModelFiles
@@ -73,9 +73,10 @@ class Cold:
 def measure(
     files: ModelFiles, images: np.ndarray, image: Path, *, batches: Sequence[int], rounds: int
 ) -> tuple[list[Row], list[Skipped]]:
-    """Measure every engine that opens, in its default precision and in FP32, on uint8 images (N, 1, H, W).
+    """Measure every engine that opens, in its default precision, in FP32 and as built and verified here.
 
-    `image` is the file that the cold processes run. Raises EngineUnavailable when no engine runs.
+    images are uint8 (N, 1, H, W), `image` is the file that the cold processes run. Raises EngineUnavailable when no
+    engine runs.
     """
     cold, skipped = measure_cold(files, image, batches=batches)
     if not cold:
@@ -99,17 +100,20 @@ def rounds_at(batch: int, rounds: int) -> int:
 def measure_cold(files: ModelFiles, image: Path, *, batches: Sequence[int]) -> tuple[list[Cold], list[Skipped]]:
     """Open each engine in a process of its own; a crash there is a reason here."""
     cold, skipped = [], []
+    held = [one for one in artefacts.held(files) if one.verified]
     for found in select.probe(files):
         if not found.available:
             skipped.append(Skipped(found.name, found.reason))
             continue
-        # The engine's own choice, and FP32 where that is another one: everywhere for PyTorch, the reference.
-        for precision in (None, "fp32"):
+        # The engine's own choice, FP32 where that is another one (so that PyTorch's is there), and verified artefacts.
+        measured: set[str] = set()
+        for precision in (None, "fp32", *(one.precision for one in held if one.runtime == found.name)):
+            if precision in measured:
+                continue
             outcome = _in_child(files, found.name, image, precision=precision, batches=batches)
             if isinstance(outcome, Cold):
                 cold.append(outcome)
-                if outcome.precision == "fp32":
-                    break
+                measured.add(outcome.precision)
             else:
                 skipped.append(Skipped(f"{found.name} {precision}" if precision else found.name, outcome))
     return cold, skipped

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from engines import select
+from engines.artefacts import runnable_graph
 from engines.base import Engine, EngineUnavailable
-from engines.graph import usable_graph
 from sgmsnet.checkpoint import ModelFiles
 
 SHARE_AT_LEAST = 0.95
@@ -49,11 +49,12 @@ def measure(files: ModelFiles, *, turns: int = 3, seconds: float = 3.0) -> Besid
         info = engine.info
         if info.backend != "openvino":
             raise EngineUnavailable(f"auto takes {info.backend} here, which benchmark_app does not run")
+        graph, _ = runnable_graph(files, info.precision, version=info.runtime_version)
         ours, tools = [], []
         for _ in range(turns):
             ours.append(_engine_ms(engine, seconds=seconds))
             shape = f"images[1,1,{info.height},{info.width}]"
-            tools.append(_tool_ms(tool, usable_graph(files), info.precision, shape=shape, seconds=seconds))
+            tools.append(_tool_ms(tool, graph, info.precision, shape=shape, seconds=seconds))
     finally:
         engine.close()
     return Beside(precision=info.precision, engine_ms=float(np.median(ours)), tool_ms=float(np.median(tools)))

@@ -20,7 +20,7 @@ and the command above fill this page.
 """
 _GPU_MEASURED = """## On an NVIDIA GPU
 
-The rows of `tensorrt`, `tensorrt-rtx` and CUDA above name the GPU that they were measured on.
+The rows above whose device is not a CPU name the GPU that they were measured on.
 """
 
 
@@ -29,6 +29,7 @@ def write(report: Report, file: Path, *, command: str, plot: Path | None) -> Non
     parts = [_HEAD.format(command=command), markdown(report, headings=True)]
     if plot is not None:
         parts.append(f"![Latency by engine at the smallest batch]({plot.name})")
-    on_gpu = any(row.engine.startswith("tensorrt") for row in report.rows or ())
+    # A server's device is an address.
+    on_gpu = any(row.engine != "triton" and not row.device.startswith("CPU") for row in report.rows or ())
     parts.append(_GPU_MEASURED if on_gpu else _GPU)
     file.write_text("\n\n".join(part.strip("\n") for part in parts) + "\n", encoding="utf-8")

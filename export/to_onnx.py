@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 OPSET = 20
 OPSET_JETPACK_6_0 = 17
 """The largest opset of TensorRT 8.6; the newer exporter cannot write it."""
+_OPSET_AT_LEAST = 11
+"""The first whose Resize aligns corners."""
 LARGEST_DIFFERENCE = 1e-3
 """Between PyTorch FP32 and ONNX Runtime, on every output of an FP32 graph."""
 LARGEST_SHARE_FP16 = 0.05
@@ -148,9 +150,15 @@ def _graph(network: SGMSNet | HalfNetwork, names: tuple[str, ...], *, opset: int
     module = _Exported(network, names).eval()
     # A sample of batch 1 would silently freeze the batch.
     sample = torch.zeros(2, 1, network.config.height, network.config.width, dtype=torch.uint8)
+    if opset < _OPSET_AT_LEAST:
+        raise ExportError(f"the network needs opset {_OPSET_AT_LEAST} or higher, not {opset}")
     with _quiet_exporter():
         trace = _export_by_dynamo if opset >= 18 else _export_by_tracing
-        model = trace(module, sample, opset=opset)
+        try:
+            model = trace(module, sample, opset=opset)
+        except RuntimeError as error:  # of torch.export, its tracer and both exporters; they go on for pages
+            said = str(error).strip().partition("\n")[0]
+            raise ExportError(f"torch could not export the network at opset {opset}: {said}") from error
     _rename_initialisers(model)
     _drop_zero_biases(model, set(network.state_dict()))
     _strip(model)

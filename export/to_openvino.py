@@ -47,6 +47,7 @@ def build(
 
     INT8 watches the calibration X-rays run. With verification X-rays the artefact is compared with PyTorch FP32, the
     figures stand in the manifest, and ExportError is raised where they are out of bounds: the artefact stays, refused.
+    `report` is told the verdict.
     """
     if precision == "int8" and not (calibration and verification):
         raise ExportError("int8 needs X-rays to calibrate with, and others to verify it on")
@@ -65,12 +66,12 @@ def build(
     manifests.write(folder, _manifest(files, precision, folder, graph, version=version))
     if verification:
         report(f"Verifying on {len(verification)} X-rays")
-        check(files, precision, verification, built=built)
+        report(f"Verdict: {check(files, precision, verification, built=built)['verdict']}")
     return folder
 
 
-def check(files: ModelFiles, precision: str, verification: Sequence[Case], *, built: Path = BUILT) -> Parity:
-    """Verify an artefact and record the figures; raises ExportError where they are out of its bound."""
+def check(files: ModelFiles, precision: str, verification: Sequence[Case], *, built: Path = BUILT) -> dict[str, Any]:
+    """Verify an artefact, record the figures and return them; raises ExportError where they are out of its bound."""
     folder = plan_folder(built, files.name, RUNTIME, precision)
     try:
         engine = open_unverified(RUNTIME, files, precision=precision, built=built)
@@ -83,7 +84,7 @@ def check(files: ModelFiles, precision: str, verification: Sequence[Case], *, bu
     found = record(folder, parity)
     if refused := found["refused"]:
         raise ExportError(f"{folder}: refused, since {'; '.join(refused)}")
-    return parity
+    return found
 
 
 def record(folder: Path, parity: Parity) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Does a runtime give PyTorch's answer? Differences of logits, masks, Dice and attention on images, as numbers.
 
+Where torch is absent, as on a Jetson, ONNX Runtime in FP32 stands in for it.
+
 Not here: the comparison of arrays (differences.py), which images (cases.py), and latency.
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engines.base import Engine
+from engines.select import open_unverified
 from export.cases import Case
 from export.differences import Difference, differences, not_finite
 from sgmsnet.checkpoint import ModelFiles
@@ -35,7 +38,7 @@ BOUNDS = {
     "int8": Bound(0.99, 0.3),
 }
 IMAGES_AT_LEAST = 100
-"""Over so many images, with true masks, a quantised artefact must be within its bound to be accepted."""
+"""The bounds are for means over so many images: fewer may fail, but do not pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class Parity:
     model: str
     model_sha256: str
     against: str
-    """"pytorch", or "reference" for the stored outputs of PyTorch."""
+    """"pytorch", "reference" for the stored outputs of PyTorch, or "onnxruntime" in FP32 where torch is absent."""
     images: int
     logit_difference_max: float
     attention_difference_max: float
@@ -98,13 +101,17 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether this is within the bound of the precision; any value that is not finite fails."""
+        """Whether this is within the bound of the precision, over however many images; what is not finite fails."""
         return not self.refused
 
     def to_dict(self, *, also_refused: Sequence[str] = ()) -> dict[str, Any]:
-        """JSON-ready, with `passed` and, where it did not, the reasons under `refused`."""
+        """JSON-ready, with the verdict in words, as `passed` (None: too few images), and why not under `refused`."""
         refused = [*self.refused, *also_refused]
-        return {**asdict(self), "passed": not refused, "refused": refused}
+        enough = self.images >= IMAGES_AT_LEAST
+        few = f"too few images to judge: {self.images}, and {IMAGES_AT_LEAST} are required"
+        verdict = "failed" if refused else "passed" if enough else few
+        passed = False if refused else True if enough else None
+        return {**asdict(self), "passed": passed, "verdict": verdict, "refused": refused}
 
 
 def too_little(parity: Parity) -> tuple[str, ...]:
@@ -118,12 +125,32 @@ def too_little(parity: Parity) -> tuple[str, ...]:
 
 
 def verify(files: ModelFiles, engine: Engine, images: np.ndarray, *, cases: Sequence[Case] = ()) -> Parity:
-    """Compare an engine with PyTorch FP32 on uint8 images (N, 1, H, W); cases give the truths of the same images."""
-    from export.to_onnx import run_pytorch
+    """Compare an engine with PyTorch FP32 on uint8 images (N, 1, H, W); cases give the truths of the same images.
+
+    Without torch ONNX Runtime in FP32 takes its place; raises ValueError for that very engine.
+    """
+    try:
+        from export.to_onnx import run_pytorch
+    except (ImportError, OSError):  # OSError: a library that torch needs is missing
+        return _verify_without_torch(files, engine, images, cases)
     from sgmsnet.checkpoint import load_network
 
     expected = run_pytorch(load_network(files), images)
     return compare(files, engine, images, expected, against="pytorch", cases=cases)
+
+
+def _verify_without_torch(files: ModelFiles, engine: Engine, images: np.ndarray, cases: Sequence[Case]) -> Parity:
+    if (engine.info.backend, engine.info.precision) == ("onnxruntime", "fp32"):
+        raise ValueError(
+            "onnxruntime in fp32 is what others are compared with where torch is absent: leave --images out"
+        )
+    standard = open_unverified("onnxruntime", files, precision="fp32")
+    try:
+        parts = [standard.run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+    finally:
+        standard.close()
+    expected = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return compare(files, engine, images, expected, against="onnxruntime", cases=cases)
 
 
 def verify_cases(files: ModelFiles, engine: Engine, cases: Sequence[Case]) -> Parity:

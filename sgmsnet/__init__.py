@@ -22,17 +22,18 @@ def load(
 
     Raises WeightsError for an unusable weights file, and EngineUnavailable with every reason when no runtime opens.
     """
-    from engines.select import open_engine
+    from engines.select import choose
     from sgmsnet.checkpoint import find
     from sgmsnet.pipeline import Pipeline
 
     files = find(model)
-    opened = open_engine(engine, files, precision=precision)
+    choice = choose(engine, files, precision=precision)
     return Pipeline(
-        opened,
+        choice.engine,
         thresholds=files.thresholds,
         temperature=files.temperature,
         familiarity=files.familiarity,
         share_cuts=files.share_cuts,
         flip=flip,
+        skipped=choice.skipped,
     )

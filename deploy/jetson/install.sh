@@ -55,9 +55,11 @@ fi
 if $service; then
   unit=$(mktemp)
   trap 'rm -f "$unit"' EXIT
-  sed -e "s|@ROOT@|$PWD|g" -e "s|@USER@|${SUDO_USER:-$(id -un)}|g" deploy/jetson/sgmsnet.service >"$unit"
+  sed -e "s|@ROOT@|$PWD|g" -e "s|@VENV@|$(realpath -ms "$venv")|g" \
+    -e "s|@USER@|${SUDO_USER:-$(id -un)}|g" deploy/jetson/sgmsnet.service >"$unit"
   run sudo install -m 644 "$unit" "$unit_folder/sgmsnet.service"
   run sudo systemctl daemon-reload
   run sudo systemctl enable --now sgmsnet
 fi
-echo "Next: make jetson-engine ARGS=\"--graph cxr-fp16.onnx\" (docs/jetson.md says where that file comes from)."
+echo "Next: make jetson-engine ${VENV:+VENV=\"$VENV\" }ARGS=\"--graph cxr-fp16.onnx\""
+echo "(docs/jetson.md says where that file comes from)"

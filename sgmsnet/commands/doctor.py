@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from engines import measure, ranked, select
+from engines import artefacts, cuda, measure, ranked, select
+from engines.artefacts import Artefact
+from engines.base import Availability, EngineUnavailable
 from engines.ranked import Measured
-from engines.select import Availability
 from sgmsnet.checkpoint import WeightsError, find
 from sgmsnet.commands.jetson import facts as jetson_facts
 
@@ -38,6 +40,8 @@ class Report:
     platform: str
     jetson: str | None
     cpu_flags: tuple[str, ...]
+    gpu: str
+    """Name, compute capability and driver of the first NVIDIA GPU, or why there is none."""
     memory_gib: float | None
     packages: dict[str, str | None]
     model: str
@@ -48,6 +52,8 @@ class Report:
     jetson_facts: tuple[str, ...] = ()
     measured: tuple[Measured, ...] = ()
     """What --measure found of this model on this machine, now or before."""
+    artefacts: tuple[Artefact, ...] = ()
+    """What engines/built holds of this model."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +90,7 @@ def examine(model: str) -> Report:
     """Look at the machine, the model and the engines; never raises for what is missing."""
     engines: tuple[Availability, ...] = ()
     measured: tuple[Measured, ...] = ()
+    held: tuple[Artefact, ...] = ()
     file = sha256 = problem = None
     try:
         files = find(model)
@@ -93,12 +100,14 @@ def examine(model: str) -> Report:
         file, sha256 = str(files.weights), files.sha256
         measured = ranked.read(files)
         engines = tuple(select.probe(files, known=measured))
+        held = artefacts.held(files)
     packages, jetson = {name: _version(name) for name in PACKAGES}, jetson_release()
     return Report(
         python=platform.python_version(),
         platform=platform.platform(),
         jetson=jetson,
         cpu_flags=cpu_flags(),
+        gpu=gpu(),
         memory_gib=memory_gib(),
         packages=packages,
         model=model,
@@ -107,6 +116,7 @@ def examine(model: str) -> Report:
         model_error=problem,
         engines=engines,
         measured=measured,
+        artefacts=held,
         jetson_facts=tuple(jetson_facts(packages, can_import_tensorrt=find_spec("tensorrt") is not None))
         if jetson
         else (),
@@ -124,12 +134,16 @@ def as_text(report: Report) -> str:
         *([f"Jetson     {report.jetson}"] if report.jetson else []),
         *(f"           {fact}" for fact in report.jetson_facts),
         f"CPU        {', '.join(report.cpu_flags) or 'no flags of interest known'}",
+        f"GPU        {report.gpu}",
         f"Memory     {memory}",
         f"Packages   {packages}",
         f"Not there  {absent or 'none'}",
         f"Model      {_model_line(report)}",
     ]
-    return "\n".join([*lines, "Engines, best first", *_engine_lines(report)])
+    built = [f"  {one.runtime}-{one.precision}: {one.state}" for one in report.artefacts]
+    if built:
+        built.insert(0, "In engines/built")
+    return "\n".join([*lines, "Engines, best first", *_engine_lines(report), *built])
 
 
 def _model_line(report: Report) -> str:
@@ -158,6 +172,16 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
             present = set(value.split())
             return tuple(flag for flag in CPU_FLAGS if flag in present)
     return ()
+
+
+def gpu(path: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The first NVIDIA GPU in a line, with the driver's version where the system tells it; else "none" and why."""
+    try:
+        found = cuda.first_gpu()
+    except EngineUnavailable as error:
+        return f"none: {error}"
+    driver = re.search(r"\d+(\.\d+)+", _text(path))
+    return f"{found.name}, compute capability {found.compute_capability}, driver {driver[0] if driver else 'unknown'}"
 
 
 def memory_gib(path: Path = Path("/proc/meminfo")) -> float | None:

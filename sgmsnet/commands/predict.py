@@ -219,9 +219,12 @@ def _open(args: argparse.Namespace) -> Pipeline:
     if args.engine not in ("auto", *select.ENGINES):
         raise CommandError(f"There is no engine {args.engine!r}; choose auto, {', '.join(select.ENGINES)}.")
     try:
-        return sgmsnet.load(args.model, engine=args.engine, precision=args.precision, flip=args.flip)
+        pipeline = sgmsnet.load(args.model, engine=args.engine, precision=args.precision, flip=args.flip)
     except (WeightsError, EngineUnavailable) as error:
         raise CommandError(str(error)) from error
+    if refused := [f"{one.name} ({one.reason})" for one in pipeline.skipped if one.refused]:
+        print(f"{pipeline.info.backend} runs, since these were refused: {'; '.join(refused)}", file=sys.stderr)
+    return pipeline
 
 
 def _check_classes(thresholds: dict[str, float], pipeline: Pipeline) -> None:

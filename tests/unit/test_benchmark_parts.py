@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from export.bench_command import CommandFailed, Folder, Start
 from export.bench_openvino import Beside, ToolError
 from export.bench_report import Report, markdown
 from export.roofline import Peaks, Work
-from sgmsnet.checkpoint import find
+from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.config import ModelConfig
+from tests.fakes import FakeEngine, info_with
 from tests.unit.test_benchmark import MACHINE, QUIET, _cold
 
 EXAMPLE = benchmark.EXAMPLES / benchmark.IMAGE
@@ -119,9 +121,16 @@ def test_the_page_of_figures_says_that_no_gpu_was_there(tmp_path: Path) -> None:
     assert "![Latency by engine at the smallest batch](performance.png)" in text
     for heading in ("Engines", "Roofline", "Folders", "Cold start", "Beside OpenVINO's own tool", "On an NVIDIA GPU"):
         assert f"\n## {heading}\n" in text
-    on_gpu = replace(_report(), rows=(replace(_rows()[0], engine="tensorrt"),))
-    performance.write(on_gpu, page, command="c", plot=None)
-    assert "Not measured yet" not in page.read_text(encoding="utf-8")
+    for engine, device, on_gpu in (
+        ("pytorch", "NVIDIA RTX", True),
+        ("onnxruntime", "CUDA (NVIDIA RTX)", True),
+        ("tensorrt", "NVIDIA RTX", True),
+        ("openvino", "CPU (Example)", False),
+        ("triton", "server localhost:8000", False),
+    ):
+        rows = (replace(_rows()[0], engine=engine, device=device),)
+        performance.write(replace(_report(), rows=rows), page, command="c", plot=None)
+        assert ("Not measured yet" not in page.read_text(encoding="utf-8")) is on_gpu, engine
 
 
 def test_few_large_batches_are_enough() -> None:
@@ -144,6 +153,24 @@ def test_what_benchmark_app_says_is_read() -> None:
     assert bench_openvino.median_of("[ INFO ] Latency:\n[ INFO ]    Median:        104.66 ms\n") == 104.66
     with pytest.raises(ToolError, match="gave no median: it broke"):
         bench_openvino.median_of("Step 1\nit broke\n")
+
+
+def test_the_tool_is_given_the_graph_that_the_engine_runs(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(info_with(backend="openvino", precision="bf16", runtime_version="2026.4"))
+    asked = []
+
+    def graph_of(files: ModelFiles, precision: str, *, version: str) -> tuple[Path, tuple[str, ...]]:
+        asked.append((precision, version))
+        return Path("built.onnx"), ()
+
+    monkeypatch.setattr(bench_openvino.select, "open_engine", lambda name, files: engine)
+    monkeypatch.setattr(bench_openvino, "runnable_graph", graph_of)
+    monkeypatch.setattr(bench_openvino.Path, "is_file", lambda path: True)
+    monkeypatch.setattr(
+        bench_openvino, "_tool_ms", lambda tool, graph, *_, **__: 2.0 if graph.name == "built.onnx" else 9
+    )
+    found = bench_openvino.measure(SimpleNamespace(), turns=1, seconds=0.01)  # type: ignore[arg-type]
+    assert (found.tool_ms, asked) == (2.0, [("bf16", "2026.4")])
 
 
 def test_a_missing_tool_is_a_reason(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sgmsnet
-from engines import select
-from engines.base import EngineUnavailable
-from engines.select import Availability
+from engines import cuda, select
+from engines.artefacts import Artefact
+from engines.base import Availability, EngineUnavailable
+from engines.cuda import Gpu
 from sgmsnet import overlay
 from sgmsnet.checkpoint import WeightsError
 from sgmsnet.cli import main
@@ -32,6 +33,13 @@ from tests.needs import ROOT, data_dir
 SCHEMA = json.loads((ROOT / "docs" / "prediction.schema.json").read_text(encoding="utf-8"))
 
 
+SKIPPED = (
+    Availability("tensorrt", False, "the package tensorrt is not installed", None),
+    Availability("openvino", False, "it is off", "1", refused=True),
+    Availability("onnxruntime", False, "it is\tgone", "1", refused=True),
+)
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """What `sgmsnet.load` opens in this test."""
@@ -43,7 +51,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
         if precision == "int8":
             raise EngineUnavailable("onnxruntime: there is no int8 graph")
         dark = {"familiarity": lambda embedding, lungs: Familiarity(0.25, False)} if model == "unfamiliar" else {}
-        return Pipeline(fake, thresholds={"lungs": 0.5, "infection": 0.5}, temperature={}, flip=flip, **dark)
+        skipped = SKIPPED if model == "third" else ()
+        thresholds = {"lungs": 0.5, "infection": 0.5}
+        return Pipeline(fake, thresholds=thresholds, temperature={}, flip=flip, skipped=skipped, **dark)
 
     monkeypatch.setattr(sgmsnet, "load", load)
     return fake
@@ -311,6 +321,15 @@ def test_progress_is_shown_on_a_terminal_only(
     assert "1/1" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("engine")
+def test_engines_that_were_refused_are_named_in_one_line(
+    xray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(xray, "--output", tmp_path / "out", "--model", "third") == 0
+    told = capsys.readouterr().err
+    assert told == "fake runs, since these were refused: openvino (it is off); onnxruntime (it is\tgone)\n"
+
+
 def test_unknown_commands_and_none_end_with_2(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["dance"]) == 2
     assert "invalid choice" in capfd.readouterr().err
@@ -359,11 +378,23 @@ def test_doctor_reports_engines_and_the_model(
         Availability("onnxruntime", True, "", "1.32"),
         Availability("tensorrt", False, "TensorRT is not installed", None),
     ]
-    monkeypatch.setattr(doctor, "find", lambda model: SimpleNamespace(weights=Path("m.safetensors"), sha256="ab12"))
+    monkeypatch.setattr(
+        doctor, "find", lambda model: SimpleNamespace(name="m", weights=Path("m.safetensors"), sha256="ab12")
+    )
     monkeypatch.setattr(select, "probe", lambda files, known=None: engines)
+    held = (Artefact("openvino", "int8", True, "verified on 160 images"),)
+    monkeypatch.setattr(doctor.artefacts, "held", lambda files: held)
     assert main(["doctor"]) == 0
     shown = capfd.readouterr().out
-    for fact in ("ab12", "m.safetensors", "onnxruntime", "1.32", "TensorRT is not installed", "numpy"):
+    for fact in (
+        "openvino-int8: verified on 160 images",
+        "ab12",
+        "m.safetensors",
+        "onnxruntime",
+        "1.32",
+        "TensorRT is not installed",
+        "numpy",
+    ):
         assert fact in shown
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
@@ -388,5 +419,19 @@ def test_doctor_reads_what_the_system_says(tmp_path: Path) -> None:
     assert doctor.cpu_flags(cpuinfo) == ("avx2", "avx512_bf16", "amx_bf16")
     assert doctor.memory_gib(meminfo) == 8.0
     assert doctor.jetson_release(tegra) == "R36 (release), REVISION: 4.0, GCID: 1"
+
+
+def test_doctor_names_the_gpu_and_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n")
+    monkeypatch.setattr(cuda, "first_gpu", lambda: Gpu("RTX", "8.9"))
+    assert doctor.gpu(driver) == "RTX, compute capability 8.9, driver 535.104.05"
+    assert doctor.gpu(tmp_path / "absent") == "RTX, compute capability 8.9, driver unknown"
+
+    def absent() -> Gpu:
+        raise EngineUnavailable("this machine has no NVIDIA driver")
+
+    monkeypatch.setattr(cuda, "first_gpu", absent)
+    assert doctor.gpu(driver) == "none: this machine has no NVIDIA driver"
     gone = tmp_path / "gone"
     assert (doctor.cpu_flags(gone), doctor.memory_gib(gone), doctor.jetson_release(gone)) == ((), None, None)

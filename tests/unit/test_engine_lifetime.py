@@ -65,9 +65,9 @@ def needs(package: str) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system has no /proc to count in")
 @pytest.mark.parametrize("cycles", [10, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "pytorch"])
 def test_loads_and_closes_leave_nothing_behind(name: str, cycles: int, tiny_model: Path) -> None:
-    needs(name)
+    needs({"pytorch": "torch"}.get(name, name))
     command = [sys.executable, "-c", CYCLES, str(tiny_model), name, str(cycles)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60 + 2 * cycles)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -204,7 +204,7 @@ def test_commands_make_a_graph_and_verify_it(
     report = tmp_path / "report.json"
     assert main(["verify", "--model", model, "--engine", "onnxruntime", "--json", str(report)]) == 0
     figures = json.loads(report.read_text())
-    assert figures["passed"]
+    assert (figures["passed"], figures["refused"]) == (None, [])  # the reference has too few images to judge
     assert figures["against"] == "reference"
     assert json.loads((tmp_path / "tiny" / "onnxruntime-fp32" / "parity.json").read_text()) == figures
     capsys.readouterr()
@@ -218,6 +218,7 @@ def test_commands_make_a_graph_and_verify_it(
         ["onnx", "--output", "no-such-folder/x.onnx", "--opset", "17", "--model"],
         ["reference", "--images", "nowhere.png", "--model"],
         ["verify", "--engine", "abacus", "--model"],
+        ["onnx", "--opset", "10", "--model"],
     ],
 )
 def test_a_command_that_cannot_be_done_says_one_sentence(
@@ -227,4 +228,19 @@ def test_a_command_that_cannot_be_done_says_one_sentence(
     assert main([*arguments, *model]) == 1
     told = capsys.readouterr().err.strip()
     assert told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("opset", ["17", "20"])
+def test_what_torch_cannot_export_is_one_sentence(
+    opset: str, files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.onnx.errors.UnsupportedOperatorError("aten::abacus", 17, None)
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    output = ["--opset", opset, "--output", str(tmp_path / "x.onnx")]
+    assert main(["onnx", "--model", str(files.weights), *output]) == 1
+    told = capsys.readouterr().err.strip()
+    assert told.startswith(f"torch could not export the network at opset {opset}: ")
     assert "\n" not in told

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_the_unit_starts_what_is_there() -> None:
     unit = (DEPLOY / "sgmsnet.service").read_text(encoding="utf-8")
     values = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
     python, program, arguments = values["ExecStart"].split(" ", 2)
-    assert (python, arguments) == ("@ROOT@/.venv/bin/python", "$SGMSNET_ARGS")
+    assert (python, arguments) == ("@VENV@/bin/python", "$SGMSNET_ARGS")
     assert Path(program.replace("@ROOT@", str(ROOT))).is_file()
     assert values["WorkingDirectory"] == "@ROOT@"
     assert set(re.findall(r"@\w+@", unit)) == set(
@@ -126,22 +127,51 @@ def test_the_unit_starts_what_is_there() -> None:
     assert int(values["TimeoutStopSec"]) > 25  # the page lets what runs finish
 
 
+def test_the_installed_unit_starts_the_environment_that_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\n[ "$1" = systemctl ] || exec "$@"\n')
+    sudo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("UNIT_FOLDER", str(tmp_path))
+    status, said, _ = _install(tmp_path, "--service")
+    assert status == 0, said
+    unit = (tmp_path / "sgmsnet.service").read_text(encoding="utf-8")
+    assert f"\nExecStart={tmp_path}/venv/bin/python {ROOT}/app.py $SGMSNET_ARGS\n" in unit
+    assert not re.search(r"@\w+@", unit)
+    assert f'make jetson-engine VENV="{tmp_path}/venv" ARGS=' in said
+
+
 def test_the_dockerfile_copies_what_is_there_and_starts_the_page() -> None:
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-    sources = re.findall(r"^COPY (\S+) \S+$", text, flags=re.MULTILINE)
+    sources = [name for line in re.findall(r"^COPY (.+) \S+$", text, flags=re.MULTILINE) for name in line.split()]
     assert {"app.py", "sgmsnet", "engines", "export", "weights", "examples"} <= set(sources)
     assert not [source for source in sources if not (ROOT / source).exists()]
     assert "CUDA_PYTHON" in text
+    lines = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in lines if line.startswith("!")} == set(sources)  # neither more nor less is sent
+    assert lines[0] == "*"
     assert "--system-site-packages" in text
     assert "torch" not in text
 
 
-def test_make_builds_and_verifies_an_engine() -> None:
-    command = ["make", "--no-print-directory", "--dry-run", "jetson-engine", "ARGS=--graph cxr-fp16.onnx"]
+@pytest.mark.parametrize(
+    ("arguments", "precision"),
+    [
+        ("--graph cxr-fp16.onnx", "--precision fp16"),
+        ("--precision fp32 --workspace-mb 64", "--precision fp32"),
+        ("--precision=fp32", "--precision=fp32"),
+    ],
+)
+def test_make_builds_an_engine_and_verifies_the_one_that_it_built(arguments: str, precision: str) -> None:
+    command = ["make", "--no-print-directory", "--dry-run", "jetson-engine", f"ARGS={arguments}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     build, verify = done.stdout.strip().splitlines()[-2:]
-    assert build.endswith("-m export tensorrt --model cxr --graph cxr-fp16.onnx")
-    assert verify.endswith("-m export verify --model cxr --engine tensorrt")
+    assert build.endswith(f"-m export tensorrt --model cxr {arguments}")
+    assert verify.endswith(f"-m export verify --model cxr --engine tensorrt {precision}")
+    done = subprocess.run([*command, "IMAGES=chests"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip().endswith(f"--engine tensorrt {precision} --images chests")
 
 
 REQUEST = PlanRequest(runtime="tensorrt", graph="g.onnx", plan="p", precision="fp16", workspace_mb=64)
@@ -176,7 +206,13 @@ def _no_tensorrt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def _cpu_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    return jetson.facts({"torch": "2.13.0"}, can_import_tensorrt=True, mode=folder, clocks=folder)[2]
+    (folder / "torch" / "lib").mkdir(parents=True)
+    (folder / "torch" / "__init__.py").touch()
+    monkeypatch.setattr(jetson, "find_spec", lambda name: PathFinder.find_spec(name, [str(folder)]))
+    said = jetson.facts({"torch": "2.13.0"}, can_import_tensorrt=True, mode=folder, clocks=folder)
+    (folder / "torch" / "lib" / "libtorch_cuda.so").touch()  # NVIDIA's index serves plain versions too
+    assert jetson.facts({"torch": "2.13.0"}, can_import_tensorrt=True, mode=folder, clocks=folder) == said[:2]
+    return said[2]
 
 
 def _power_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:

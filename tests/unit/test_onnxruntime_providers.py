@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from engines import cuda
-from engines.base import EngineUnavailable
+from engines import cuda, onnxruntime_engine, verdicts
+from engines.base import EngineRefused, EngineUnavailable
 from engines.cuda import Gpu
 from engines.onnxruntime_engine import OnnxRuntimeEngine
 from sgmsnet.checkpoint import ModelFiles, find
@@ -59,12 +60,53 @@ def test_fp32_runs_on_cuda_without_tf32(files: ModelFiles, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("fake")
 def test_fp16_runs_in_tensorrt_which_keeps_its_plans_in_the_built_folder(files: ModelFiles, tmp_path: Path) -> None:
-    info = OnnxRuntimeEngine(files, precision="fp16", built=tmp_path).info
+    info = OnnxRuntimeEngine(files, precision="fp16", built=tmp_path, unverified=True).info
     assert (info.device, info.precision) == ("TensorRT (RTX)", "fp16")
     name, options = FakeSession.asked[0]
     assert (name, options["trt_fp16_enable"]) == (ALL[0], "True")
-    assert options["trt_engine_cache_path"] == str(tmp_path / "tiny" / "onnxruntime-fp16")
-    assert Path(options["trt_engine_cache_path"]).is_dir()
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.parent == tmp_path / "tiny" / "onnxruntime-fp16"
+    assert folder.name == f"{files.sha256[:12]}-{info.runtime_version}-RTX"
+    assert folder.is_dir()
+
+
+def test_plans_of_other_weights_versions_and_gpus_are_kept_apart(
+    files: ModelFiles, tmp_path: Path, fake: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    def folder() -> str:
+        OnnxRuntimeEngine(files, precision="fp16", built=tmp_path, unverified=True)
+        return str(FakeSession.asked[0][1]["trt_engine_cache_path"])
+
+    found = [folder()]
+    fake.setattr(cuda, "first_gpu", lambda: Gpu("NVIDIA RTX A2000 / 12GB", "8.6"))
+    found.append(folder())
+    fake.setattr(onnxruntime, "__version__", "0.1")
+    found.append(folder())
+    fake.setattr(onnxruntime_engine, "usable_graph", lambda model: model.graph)
+    files = replace(files, sha256="0" * 64)
+    found.append(folder())
+    assert len(set(found)) == 4
+
+
+@pytest.mark.usefixtures("fake")
+def test_fp16_is_refused_until_it_was_verified_on_this_gpu(files: ModelFiles, tmp_path: Path) -> None:
+    def opened() -> OnnxRuntimeEngine:
+        return OnnxRuntimeEngine(files, precision="fp16", built=tmp_path)
+
+    FakeSession.asked = []
+    with pytest.raises(EngineRefused, match="was not verified here; `python -m export verify --model tiny"):
+        opened()
+    assert FakeSession.asked == []
+    info = OnnxRuntimeEngine(files, precision="fp16", built=tmp_path, unverified=True).info
+    facts = {"model_sha256": files.sha256, "runtime_version": info.runtime_version, "device": info.device}
+    for spoilt in ({"passed": False}, {"passed": None}, {"passed": True, "device": "TensorRT (another)"}):
+        verdicts.write(tmp_path / "tiny" / "onnxruntime-fp16", {**facts, **spoilt})
+        with pytest.raises(EngineRefused, match="not verified here"):
+            opened()
+    verdicts.write(tmp_path / "tiny" / "onnxruntime-fp16", {**facts, "passed": True})
+    assert opened().info.device == "TensorRT (RTX)"
 
 
 @pytest.mark.usefixtures("fake")
@@ -97,7 +139,7 @@ def test_a_provider_that_does_not_start_gives_way_to_the_cpu_only_where_it_may(
     with pytest.raises(EngineUnavailable, match="CUDA provider did not start"):
         OnnxRuntimeEngine(files, device="cuda", built=tmp_path)
     with pytest.raises(EngineUnavailable, match="TensorRT provider did not start"):
-        OnnxRuntimeEngine(files, precision="fp16", built=tmp_path)
+        OnnxRuntimeEngine(files, precision="fp16", built=tmp_path, unverified=True)
 
 
 def test_a_package_without_the_provider_is_named(files: ModelFiles, tmp_path: Path, fake: pytest.MonkeyPatch) -> None:

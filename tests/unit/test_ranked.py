@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engines import measure, ranked, select
+from engines import manifest, measure, ranked, select
 from engines.ranked import Measured
 from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.commands import doctor
+from tests.fake_tensorrt import a_manifest
 
 FAST = Measured(name="pytorch", precision="fp32", median_ms=1.0, load_ms=2.0, reason=None)
 SLOW = Measured(name="openvino", precision="bf16", median_ms=9.0, load_ms=2.0, reason=None)
@@ -53,6 +54,19 @@ def test_another_version_or_processor_makes_it_stale(files: ModelFiles, monkeypa
             change.setattr(ranked, name, other)
             assert ranked.read(files) == ()
     assert ranked.read(files) == (FAST,)
+
+
+def test_a_new_artefact_makes_it_stale(files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranked, "BUILT", tmp_path / "built")
+    folder = tmp_path / "built" / "tiny" / "tensorrt-fp16"
+    folder.mkdir(parents=True)
+    manifest.write(folder, a_manifest())
+    ranked.write(files, [replace(CRASHED, name="tensorrt")])
+    assert ranked.read(files) != ()
+    manifest.write(folder, replace(a_manifest(), artefact_sha256="c" * 64))
+    assert ranked.read(files) == ()
+    (folder / "manifest.json").write_text("{")
+    assert ranked.read(files) == ()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2, "machines": {}}', '{"format": 1, "machines": 3}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from PIL import Image
 
 from engines import manifest as manifests
 from engines import select, verdicts
-from engines.artefacts import fitting_artefact
+from engines.artefacts import fitting_artefact, held, runnable_graph
 from engines.base import EngineUnavailable
+from engines.openvino_engine import OpenVinoEngine
 from engines.select import open_unverified
 from export import ExportError, cases, to_openvino
 from export.quantise import not_quantised, with_plain_weights
-from export.verify import DiceChange, Parity, too_little, verify_cases
+from export.verify import DiceChange, Parity, too_little, verify, verify_cases
 from sgmsnet.checkpoint import ModelFiles, find
 
 
@@ -97,8 +99,49 @@ def test_int8_is_never_opened_without_verification(files: ModelFiles, tmp_path: 
     as_int8 = built.rename(built.with_name("openvino-int8"))
     made = replace(manifests.read(as_int8), precision="int8")
     manifests.write(as_int8, made)
-    with pytest.raises(EngineUnavailable, match="was not verified"):
-        fitting_artefact(files, "int8", version=made.runtime_version, built=tmp_path)
+    for parity in (None, {"passed": None}):
+        manifests.write(as_int8, replace(made, parity=parity))
+        with pytest.raises(EngineUnavailable, match="was not verified"):
+            fitting_artefact(files, "int8", version=made.runtime_version, built=tmp_path)
+    manifests.write(as_int8, replace(made, parity={"passed": True}))
+    with pytest.raises(EngineUnavailable, match="built by version"):  # strict: no other precision in its place
+        runnable_graph(files, "int8", version="1", built=tmp_path)
+
+
+def test_what_was_built_before_an_upgrade_makes_room_for_the_shipped_graph(files: ModelFiles, tmp_path: Path) -> None:
+    built = to_openvino.build(files, precision="bf16", built=tmp_path, report=lambda line: None)
+    made = manifests.read(built)
+    assert runnable_graph(files, "bf16", version=made.runtime_version, built=tmp_path) == (built / "model.onnx", ())
+    manifests.write(built, replace(made, runtime_version="1"))
+    graph, notes = runnable_graph(files, "bf16", version=made.runtime_version, built=tmp_path)
+    assert graph == files.graph
+    assert "runs the graph beside the weights: the openvino artefact was built by version 1" in notes[0]
+    with pytest.raises(EngineUnavailable, match="built by version 1"):  # what is verified is what was built
+        runnable_graph(files, "bf16", version=made.runtime_version, built=tmp_path, unverified=True)
+    as_fp32 = built.rename(built.with_name("openvino-fp32"))
+    manifests.write(as_fp32, replace(made, runtime_version="1", precision="fp32"))
+    engine = OpenVinoEngine(files, precision="fp32", built=tmp_path)
+    engine.close()
+    assert "version 1" in engine.info.notes[0]
+
+
+def test_what_was_built_is_listed_with_its_verdict(files: ModelFiles, tmp_path: Path) -> None:
+    built = to_openvino.build(files, precision="bf16", built=tmp_path, report=lambda line: None)
+    assert [(one.precision, one.state) for one in held(files, built=tmp_path)] == [("bf16", "not verified")]
+    few, enough = a_parity(images=99).to_dict(), a_parity().to_dict()
+    verdicts.write(tmp_path / "tiny" / "onnxruntime-fp32", {**few, "model_sha256": files.sha256})
+    for parity, state, verified in (
+        (enough, "verified on 100 images", True),
+        (few, "99 images, too few to judge", False),
+        (a_parity(not_finite=1).to_dict(), "did not give PyTorch's answer when it was verified: 1 values", False),
+    ):
+        manifests.record_parity(built, parity)
+        other, found = held(files, built=tmp_path)
+        assert (other.runtime, other.state, other.verified) == ("onnxruntime", "99 images, too few to judge", False)
+        assert found.state.startswith(state)
+        assert found.verified is verified
+    (built / "model.onnx").write_bytes(b"damaged")
+    assert "damaged" in held(files, built=tmp_path)[1].state
 
 
 def test_the_sensitive_layers_are_left_out_of_quantisation(files: ModelFiles) -> None:
@@ -134,6 +177,34 @@ def test_what_is_out_of_its_bound_says_why(changes: dict[str, object], reason: s
     refused = a_parity(**changes).refused
     assert reason in "; ".join(refused)
     assert a_parity(**changes).to_dict()["passed"] is False
+    assert a_parity(**changes, images=4).to_dict()["passed"] is False
+
+
+def test_fewer_than_a_hundred_images_do_not_pass_and_are_not_refused(files: ModelFiles, tmp_path: Path) -> None:
+    few = a_parity(images=99, precision="bf16", mask_iou_mean=0.995, dice={}).to_dict()
+    assert (few["passed"], few["refused"]) == (None, [])
+    assert few["verdict"] == "too few images to judge: 99, and 100 are required"
+    enough = a_parity(precision="bf16", mask_iou_mean=0.995, dice={}).to_dict()
+    assert (enough["passed"], enough["verdict"]) == (True, "passed")
+    built = to_openvino.build(files, precision="bf16", built=tmp_path, report=lambda line: None)
+    manifests.record_parity(built, few)
+    version = manifests.read(built).runtime_version
+    assert fitting_artefact(files, "bf16", version=version, built=tmp_path) == built / "model.onnx"
+
+
+def test_without_torch_onnx_runtime_in_fp32_takes_its_place(
+    files: ModelFiles, example_images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "export.to_onnx", None)
+    engine = open_unverified("openvino", files, precision="fp32")
+    parity = verify(files, engine, example_images)
+    engine.close()
+    assert (parity.against, parity.engine) == ("onnxruntime", "openvino")
+    assert parity.passed
+    same = open_unverified("onnxruntime", files)
+    with pytest.raises(ValueError, match="leave --images out"):
+        verify(files, same, example_images)
+    same.close()
 
 
 def test_a_hundred_images_with_truth_are_asked_for() -> None:
