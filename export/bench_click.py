@@ -1,4 +1,4 @@
-"""The page as a visitor meets it: from choosing a large PNG to the picture on the screen, in a real browser.
+"""The page as a visitor meets it, in a real browser: from choosing a large PNG to the picture, and redraws after it.
 
 Needs Chromium and Playwright. Not here: what programs see (bench_page.py).
 """
@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,16 @@ _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "
 _STILL = ("--disable-background-networking", "--disable-component-update")
 _ANSWER_AT_MOST_MS = 60_000
 _INPUT, _VIEWER = "#sg-upload input[type=file]", ".sv"
+
+CONTROLS = {
+    "threshold": "[data-threshold=infection]",
+    "window": "[data-set=centre]",
+    "opacity": "[data-set=opacity]",
+    "attention": "[data-set=strength]",
+}
+MOVES = 30
+LARGEST = 1920, 1080
+"""Width and height of the screen that the picture fills while redraws are timed."""
 
 # The moment of choosing is the input's change event; the viewer sets the other two marks.
 _LISTEN = """() => document.addEventListener("change", ({ target }) => {
@@ -44,6 +54,31 @@ _TIMES = """() => {
 }"""
 
 
+# From the event until its picture is painted: pixels follow the frame's scripts, and a message comes after both.
+_TIME_REDRAWS = """() => {
+  window.redraws = [];
+  document.addEventListener("input", ({ timeStamp }) => requestAnimationFrame(() => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => window.redraws.push(performance.now() - timeStamp);
+    port2.postMessage(null);
+  }));
+}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redraw:
+    """What `moves` steps of one slider took, from the input event until the canvas is painted, on a filled screen."""
+
+    control: str
+    bits: int
+    width: int
+    height: int
+    """Of the canvas, in pixels."""
+    moves: int
+    median_ms: float
+    p95_ms: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Click:
     """Medians in ms over `clicks` uploads: from choosing the file to the first drawing of its result, and its parts."""
@@ -55,10 +90,13 @@ class Click:
     """upload: until the server has the file; server: until its answer is parsed; drawing: decoding and painting."""
     together_ms: float
     slowest_ms: float
+    redraws: tuple[Redraw, ...] = ()
 
 
 def measure(files: ModelFiles, image: Path, *, clicks: int = 10) -> Click:
-    """Choose a SIDE x SIDE PNG made of `image` 1 + `clicks` times; the first one warms up. Raises PageError."""
+    """Choose a SIDE x SIDE PNG made of `image` 1 + `clicks` times; the first one warms up. Then move each of CONTROLS,
+    for it and for one of 16 bit. Raises PageError.
+    """
     browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser_path is None:
         raise PageError("Chromium is not installed")
@@ -75,10 +113,15 @@ def measure(files: ModelFiles, image: Path, *, clicks: int = 10) -> Click:
             page.wait_for_selector(f"{_VIEWER}[data-state=empty]")
             page.evaluate(_LISTEN)
             times = [_choose(page, path) for _ in range(clicks + 1)][1:]
+            page.set_viewport_size({"width": LARGEST[0], "height": LARGEST[1]})
+            page.evaluate(_TIME_REDRAWS)
+            redraws = _redraws(page, bits=8)
+            _choose(page, large_png(image, Path(folder), bits=16))
+            redraws += _redraws(page, bits=16)
             browser.close()
         except sync_api.Error as error:
             raise PageError(f"the browser failed: {error.message.splitlines()[0]}") from error
-        return summarise(times, megabytes=path.stat().st_size / 2**20)
+        return replace(summarise(times, megabytes=path.stat().st_size / 2**20), redraws=tuple(redraws))
 
 
 @contextmanager
@@ -106,13 +149,29 @@ def summarise(times: list[dict[str, float]], *, megabytes: float) -> Click:
     )
 
 
-def large_png(image: Path, folder: Path) -> Path:
+def summarise_moves(taken_ms: list[float], *, control: str, bits: int, canvas: tuple[int, int]) -> Redraw:
+    """Median and 95th percentile of the moves of one slider; canvas as (width, height)."""
+    median, p95 = np.percentile(taken_ms, (50, 95))
+    width, height = canvas
+    return Redraw(
+        control=control,
+        bits=bits,
+        width=width,
+        height=height,
+        moves=len(taken_ms),
+        median_ms=float(median),
+        p95_ms=float(p95),
+    )
+
+
+def large_png(image: Path, folder: Path, *, bits: int = 8) -> Path:
     """An X-ray enlarged to SIDE x SIDE with the grain of a detector, without which a PNG packs too well."""
     with Image.open(image) as small:
         grey = np.asarray(small.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
     grain = np.random.default_rng(0).normal(0, 2, grey.shape)
-    path = folder / "large.png"
-    Image.fromarray(np.clip(grey + grain, 0, 255).astype(np.uint8)).save(path)
+    path = folder / f"large_{bits}.png"
+    values = np.clip(grey + grain, 0, 255)
+    Image.fromarray((values * 257).astype(np.uint16) if bits == 16 else values.astype(np.uint8)).save(path)
     return path
 
 
@@ -123,3 +182,31 @@ def _choose(page: Any, path: Path) -> dict[str, float]:
     found: dict[str, float] = page.evaluate(_TIMES)
     page.wait_for_timeout(400)  # the drop zone is emptied meanwhile
     return found
+
+
+def _redraws(page: Any, *, bits: int) -> list[Redraw]:
+    """Each of CONTROLS, in the style and with the maps that take longest, in full screen."""
+    page.locator(".sv-choice").get_by_text("Fill").click()
+    page.locator("[data-set=attention]").select_option(index=1)
+    page.locator(".sv-canvas").press("f")
+    page.wait_for_function("document.fullscreenElement")
+    page.wait_for_timeout(400)  # the frame has its new size
+    canvas = tuple(page.evaluate("(({ width, height }) => [width, height])(document.querySelector('.sv-canvas'))"))
+    found = [
+        summarise_moves(_move(page, selector), control=control, bits=bits, canvas=canvas)
+        for control, selector in CONTROLS.items()
+    ]
+    page.locator(".sv-canvas").press("f")
+    return found
+
+
+def _move(page: Any, selector: str) -> list[float]:
+    """The time of each of MOVES steps to and fro in ms, after two that leave the model's threshold and warm up."""
+    page.evaluate("() => { redraws.length = 0; }")
+    page.locator(selector).focus()
+    keys = ["ArrowLeft", "ArrowLeft", *(("ArrowLeft", "ArrowRight") * (MOVES // 2))]
+    for count, key in enumerate(keys, start=1):
+        page.keyboard.press(key)
+        page.wait_for_function("count => redraws.length === count", arg=count)
+    taken: list[float] = page.evaluate("redraws")
+    return taken[2:]

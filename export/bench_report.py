@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from export.bench_click import Click
+from export.bench_click import Click, Redraw
 from export.bench_command import Folder, Start
 from export.bench_engines import Row, Skipped
 from export.bench_openvino import Beside
@@ -22,6 +22,8 @@ BEFORE_AND_AFTER_AT_MOST_MS = 15.0
 """Prepare and postprocess of the 1024x1024 JPEG."""
 REST_AT_MOST_MS = 25.0
 """What REST may add to the engine's time for it."""
+REDRAW_AT_MOST_MS = 50.0
+"""From moving a slider of the viewer to the painted picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,8 @@ def _parts(report: Report) -> list[tuple[str, str]]:
         found.append(("Page and REST", page_table(report.page)))
     if report.click:
         found.append(("Click to picture", click_table(report.click)))
+        if report.click.redraws:
+            found.append(("Redraws", redraw_table(report.click.redraws)))
     if report.work and report.peaks:
         shared = shares(report.work, report.peaks, report.rows or ())
         found.append(("Roofline", roofline_tables(report.work, report.peaks, shared)))
@@ -177,6 +181,20 @@ def click_table(click: Click) -> str:
     head = ("click to picture, median ms", *click.median_ms, "together", "slowest")
     name = f"PNG {click.side}×{click.side}, {click.megabytes:.1f} MB, {click.clicks} clicks"
     return table(head, [(name, *(f"{value:.0f}" for value in values))], numbers_from=1)
+
+
+def redraw_table(redraws: Sequence[Redraw]) -> str:
+    """From moving a slider to the painted picture."""
+    head = ("redraw in the browser", "canvas", "p50 ms", "p95 ms", f"limit {REDRAW_AT_MOST_MS:g} ms")
+    lines = [
+        (
+            *(f"{one.control}, {one.bits} bit", f"{one.width}×{one.height}", f"{one.median_ms:.0f}"),
+            *(f"{one.p95_ms:.0f}", verdict(one.p95_ms <= REDRAW_AT_MOST_MS)),
+        )
+        for one in redraws
+    ]
+    note = f"{redraws[0].moves} steps of each slider, from the input event until the canvas is painted, in full screen."
+    return table(head, lines, numbers_from=2) + f"\n\n{note} The limit holds for p95."
 
 
 def plot(report: Report, file: Path) -> None:

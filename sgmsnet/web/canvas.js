@@ -1,38 +1,55 @@
-// Painting on the canvas, zoom and pan: from what viewer.js holds to what the eye sees. No page elements beside the canvas
-// but its legend, no events.
+// Painting on the canvas, zoom and pan: from what viewer.js holds to what the eye sees. Of the page's elements only the
+// canvas, its legend and the names of the two sides of before and after; no events.
 
 // ---- painting ----
 
 const cached = (key, tag, build) => {
   const kept = shown.painted[key];
   if (kept?.tag === tag) return kept.value;
-  const value = build();
+  const value = build(kept?.value);
   shown.painted[key] = { tag, value };
   return value;
 };
 
 const basePicture = () =>
-  cached("base", shown.window.join(), () =>
-    paintTable(shown.picture, windowTable(shown.payload.picture.top, ...shown.window)),
+  cached("base", shown.window.join(), (kept) =>
+    paintTable(shown.picture, windowTable(shown.payload.picture.top, ...shown.window), kept),
   );
+
+// The picture as it lies in the frame, black around it; kept, because scaling it takes longer than all the rest.
+const enlarged = ({ scale, x, y }) => {
+  const { width, height } = canvas;
+  return cached("enlarged", [shown.window, scale, x, y, width, height].join(), (kept) => {
+    const layer = kept?.width === width && kept.height === height ? kept : new OffscreenCanvas(width, height);
+    const target = layer.getContext("2d", { alpha: false });
+    const dots = dotsPerPixel();
+    target.setTransform(dots, 0, 0, dots, 0, 0);
+    target.clearRect(0, 0, width, height);
+    target.imageSmoothingQuality = scale * dots > 2 ? "high" : "medium"; // the same to the eye below that
+    target.drawImage(basePicture(), x, y, shown.picture.width * scale, shown.picture.height * scale);
+    return layer;
+  });
+};
+
+const dotsPerPixel = () => window.devicePixelRatio || 1;
 
 // scale and x, y: where the picture's pixels land on the target.
 const paint = (target, { scale, x, y }) => {
   const { width, height } = shown.picture;
   target.save();
+  target.drawImage(enlarged({ scale, x, y }), 0, 0, canvas.width / dotsPerPixel(), canvas.height / dotsPerPixel());
   target.translate(x, y);
   target.scale(scale, scale);
-  target.imageSmoothingQuality = "high";
-  target.drawImage(basePicture(), 0, 0, width, height);
+  target.imageSmoothingQuality = "medium"; // the maps are smooth, and the finer filter takes three times as long
   if (shown.refused) return target.restore(); // the picture alone
+  target.beginPath();
+  target.rect(width * settings.split, 0, width, height);
+  target.clip();
   if (settings.attention) {
     target.globalAlpha = settings.strength;
     const map = shown.attention[settings.attention];
     target.drawImage(cached("attention", settings.attention, () => paintTable(map, rampTable(shown.payload.scale))), 0, 0, width, height);
   }
-  target.beginPath();
-  target.rect(width * settings.split, 0, width, height);
-  target.clip();
   for (const item of shown.payload.classes) if (!settings.hidden.has(item.name)) paintClass(target, item, scale);
   target.restore();
   if (settings.split > 0) paintSplit(target, x + width * settings.split * scale, y, height * scale);
@@ -51,7 +68,7 @@ const paintClass = (target, { name, colour }, scale) => {
   if (settings.style === "fill") {
     // What lies below others is fainter, so that the colours on top stay clean.
     if (name !== shown.payload.classes.at(-1).name) target.globalAlpha /= 2;
-    const fill = cached(`fill ${name}`, threshold, () => paintTable(map, fillTable(colour, threshold)));
+    const fill = cached(`fill ${name}`, threshold, (kept) => paintTable(map, fillTable(colour, threshold), kept));
     target.drawImage(fill, 0, 0, width, height);
   }
   return strokeContour(target, map, cached(`line ${name}`, threshold, () => contour(map, threshold)), colour, scale);
@@ -74,6 +91,7 @@ const strokeContour = (target, map, path, colour, scale) => {
 
 // A line with a grip: the pointer can drag it.
 const paintSplit = (target, x, y, height) => {
+  find(".sv-parted").style.setProperty("--split", `${x}px`);
   target.fillStyle = "#fff";
   target.fillRect(x - 1, y, 2, height);
   const middle = y + height / 2;
@@ -90,34 +108,44 @@ const paintSplit = (target, x, y, height) => {
   }
 };
 
-const redraw = () => {
+// Pixels are painted after the script has asked for them, in the same frame; a message comes after that.
+const afterPaint = (done) => {
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = done;
+  port2.postMessage(null);
+};
+
+// began: the moment of the event that asked for it. data-draw-ms counts from there until the picture is painted.
+const redraw = (began = performance.now()) => {
   if (waiting || !shown) return;
   waiting = true;
   requestAnimationFrame(() => {
     waiting = false;
-    const began = performance.now();
-    const dots = window.devicePixelRatio || 1;
+    const dots = dotsPerPixel();
     context.setTransform(dots, 0, 0, dots, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
     paint(context, placement());
     canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
     canvas.dataset.zoom = view.zoom.toFixed(2);
-    canvas.dataset.drawMs = (performance.now() - began).toFixed(1);
     if (!shown.seen) mark("sgmsnet-drawn");
     shown.seen = true;
+    root.dataset.parted = settings.split > 0;
     legend();
+    afterPaint(() => { canvas.dataset.drawMs = (performance.now() - began).toFixed(1); });
   });
 };
 
 const legend = () => {
   const visible = shown.refused ? [] : shown.payload.classes.filter(({ name }) => !settings.hidden.has(name));
-  find(".sv-legend").replaceChildren(
-    ...visible.map(({ name, colour }) => {
-      const entry = make("span", settings.style === "heat" ? "sv-key sv-key-heat" : "sv-key", titled(name));
+  const heat = settings.style === "heat";
+  cached("legend", [heat, ...visible.map(({ name }) => name)].join(), () => {
+    const keys = visible.map(({ name, colour }) => {
+      const entry = make("span", heat ? "sv-key sv-key-heat" : "sv-key", titled(name));
       entry.style.setProperty("--class-colour", `rgb(${colour})`);
       return entry;
-    }),
-  );
+    });
+    if (heat && keys.length) keys.unshift(make("span", "", "Probability, 0 to 100 %"));
+    find(".sv-legend").replaceChildren(...keys);
+  });
 };
 
 // ---- zoom and pan ----
@@ -134,7 +162,13 @@ const placement = () => {
   };
 };
 
-const resetView = () => Object.assign(view, { zoom: 1, x: 0, y: 0 });
+const resetView = () => {
+  Object.assign(view, { zoom: 1, x: 0, y: 0 });
+  letScroll();
+};
+
+// A finger on the whole picture scrolls the page; on an enlarged one it moves the picture.
+const letScroll = () => { canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y"; };
 
 // Zoom about a point of the frame, given from the frame's centre.
 const zoomBy = (factor, x = 0, y = 0) => {
@@ -149,14 +183,14 @@ const panBy = (x, y) => {
   const limit = (value, extent) => Math.max(-extent, Math.min(extent, value));
   view.x = limit(view.x + x, ((view.zoom - 1) * width) / 2);
   view.y = limit(view.y + y, ((view.zoom - 1) * height) / 2);
-  canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y";
+  letScroll();
   redraw();
 };
 
 const resize = () => {
   if (!shown) return;
   find(".sv-frame").style.setProperty("--shape", shown.picture.width / shown.picture.height);
-  const dots = window.devicePixelRatio || 1;
+  const dots = dotsPerPixel();
   const [width, height] = frameSize();
   canvas.width = Math.round(width * dots);
   canvas.height = Math.round(height * dots);

@@ -1,13 +1,49 @@
 // What the visitor does: sliders, buttons, keys, wheel and pointers. Comes last of all and starts the viewer.
 
+const stage = find(".sv-stage");
+
+// ---- full screen ----
+
+const isFull = () => document.fullscreenElement === stage || stage.classList.contains("sv-full");
+
+const nameFull = () => {
+  const button = find("[data-do=full]");
+  const name = isFull() ? "Leave full screen" : "Full screen";
+  button.setAttribute("aria-pressed", isFull());
+  button.setAttribute("aria-label", name);
+  button.title = `${name} (f)`;
+};
+
+// Where the browser does not make an element full screen, as on iPhones, it fills the page instead.
+const fillPage = () => {
+  stage.classList.add("sv-full");
+  nameFull();
+};
+
+const leaveFull = () => {
+  if (document.fullscreenElement === stage) document.exitFullscreen();
+  stage.classList.remove("sv-full");
+  nameFull();
+};
+
+document.addEventListener("fullscreenchange", nameFull);
+document.addEventListener("keydown", ({ key }) => key === "Escape" && stage.classList.contains("sv-full") && leaveFull());
+
+// ---- buttons ----
+
 const actions = {
   in: () => zoomBy(1.5),
   out: () => zoomBy(1 / 1.5),
   fit: () => zoomBy(1 / view.zoom),
-  full: () => (document.fullscreenElement ? document.exitFullscreen() : find(".sv-stage").requestFullscreen?.()),
+  full: () => {
+    if (isFull()) leaveFull();
+    else if (stage.requestFullscreen) stage.requestFullscreen().catch(fillPage);
+    else fillPage();
+  },
   reveal: () => {
     shown.refused = root.dataset.refused = false;
     canvas.setAttribute("aria-label", describePicture());
+    say();
     canvas.focus(); // the button that had it is gone
     redraw();
   },
@@ -43,7 +79,7 @@ const setValue = (input) => {
     describeAttention();
   } else if (key === "centre" || key === "width") {
     shown.window[key === "centre" ? 0 : 1] = Number(input.value);
-    output.textContent = input.value;
+    output.textContent = Math.round(input.value);
   } else {
     if (key === "opacity") OPACITY[settings.style] = Number(input.value) / 100;
     else settings[key] = Number(input.value) / 100;
@@ -58,14 +94,14 @@ const setStyle = (style) => {
   setValue(slider);
 };
 
-root.addEventListener("input", ({ target }) => {
+root.addEventListener("input", ({ target, timeStamp }) => {
   if (!shown) return;
   if (target.dataset.threshold) setThreshold(target);
   else if (target.dataset.set) setValue(target);
   else if (target.name === "sv-style") setStyle(target.value);
   else if (target.dataset.show) settings.hidden[target.checked ? "delete" : "add"](target.dataset.show);
   canvas.setAttribute("aria-label", describePicture());
-  redraw();
+  redraw(timeStamp);
 });
 
 root.addEventListener("click", ({ target }) => {
@@ -107,19 +143,21 @@ const KEYS = {
 };
 
 canvas.addEventListener("keydown", (event) => {
-  if (!KEYS[event.key] || !shown || event.ctrlKey || event.metaKey || event.altKey) return;
+  const action = KEYS[event.key] ?? KEYS[event.key.toLowerCase()]; // Caps Lock may be on
+  if (!action || !shown || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
-  KEYS[event.key]();
+  action();
 });
 
+// A place in the window, as an event has it -> from the canvas's centre.
 const fromCentre = ({ clientX, clientY }) => {
   const box = canvas.getBoundingClientRect();
   return [clientX - box.left - box.width / 2, clientY - box.top - box.height / 2];
 };
 
-// A plain wheel scrolls the page; with Ctrl (and a pinch on a touchpad, which sends it) it zooms.
+// A plain wheel scrolls the page, where there is one; with Ctrl (and a pinch on a touchpad, which sends it) it zooms.
 canvas.addEventListener("wheel", (event) => {
-  if (!shown || !(event.ctrlKey || event.metaKey)) return;
+  if (!shown || !(event.ctrlKey || event.metaKey || isFull())) return;
   event.preventDefault();
   zoomBy(Math.exp(-event.deltaY / 240), ...fromCentre(event));
 }, { passive: false });
@@ -146,19 +184,28 @@ canvas.addEventListener("pointerdown", (event) => {
 
 canvas.addEventListener("pointermove", (event) => {
   if (!shown) return;
-  readOut(event);
+  if (pointers.size < 2) readOut(event);
   canvas.style.cursor = onSplit(event) ? "ew-resize" : "";
   const before = pointers.get(event.pointerId);
   if (!before) return;
   const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
   pointers.set(event.pointerId, event);
   if (gripped === event.pointerId) return setSplit(Math.max(0.01, Math.min(1, across(event))));
-  if (other) {
-    const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-    return zoomBy(apart(event) / Math.max(1, apart(before)), ...fromCentre(event));
-  }
-  return panBy(event.clientX - before.clientX, event.clientY - before.clientY);
+  if (other) pinch(before, event, other);
+  else panBy(event.clientX - before.clientX, event.clientY - before.clientY);
 });
+
+// One of two fingers goes from `before` to `after`: zoom about the middle between them, and follow where it goes.
+const pinch = (before, after, other) => {
+  const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
+  const middle = (one) => ({ clientX: (one.clientX + other.clientX) / 2, clientY: (one.clientY + other.clientY) / 2 });
+  zoomBy(apart(after) / Math.max(1, apart(before)), ...fromCentre(middle(before)));
+  panBy((after.clientX - before.clientX) / 2, (after.clientY - before.clientY) / 2);
+};
+
+// Two fingers are ours whichever way they start; else the browser takes an upward pinch for scrolling.
+const keepTwo = (event) => event.touches.length > 1 && event.cancelable && event.preventDefault();
+canvas.addEventListener("touchmove", keepTwo, { passive: false });
 
 // How far across the picture a pointer is, 0 to 1.
 const across = ({ clientX }) => {
@@ -170,7 +217,8 @@ for (const name of ["pointerup", "pointercancel", "pointerleave"]) {
   canvas.addEventListener(name, (event) => {
     pointers.delete(event.pointerId);
     if (gripped === event.pointerId && name !== "pointerleave") gripped = null;
-    if (name === "pointerleave") find(".sv-readout").textContent = "";
+    // A finger that is lifted leaves what it read.
+    if (name === "pointerleave" && event.pointerType !== "touch") find(".sv-readout").textContent = "";
   });
 }
 

@@ -37,31 +37,35 @@ const barRow = (label, fraction, text, className) => {
   return row;
 };
 
-// A lung's share with the interval it lies in, as a thin line on the bar and in words, where one is known.
-const shareRow = (label, share, interval) => {
+// A lung's share with the interval it lies in, as a thin line on the bar and in words, where one is known. `kept`: the
+// words have their place also without one, so that no row moves under a finger.
+const shareRow = (label, share, interval, kept) => {
   const row = barRow(label, share ?? 0, percent(share), "sv-share");
+  if (kept) row.append(make("span", "sv-interval", interval ? span(...interval) : "–"));
   if (!interval) return row;
   const [low, high] = interval;
   const whisker = make("u");
   whisker.style.left = `${low * 100}%`;
   whisker.style.width = `${(high - low) * 100}%`;
   row.querySelector(".sv-track").append(whisker);
-  row.append(make("span", "sv-interval", span(low, high)));
   return row;
 };
 
-// measured: {areas_px, areas_mm2, share, interval, sides, outside_px}; approximate when a threshold is not the model's.
-const showMeasures = (root, measured, approximate) => {
+// measured: {areas_px, areas_mm2, share, interval, sides, outside_px}; approximate when a threshold is not the model's,
+// for which no interval is known. `kept`: the sides for which there is one at the model's.
+const showMeasures = (root, measured, approximate, kept) => {
   const find = (name) => root.querySelector(name);
   const { share, interval } = measured;
   root.dataset.approximate = approximate;
+  find(".sv-live").textContent = `Infected share ${percent(share.both)}${approximate ? ", approximate" : ""}`;
   find(".sv-total").replaceChildren(make("strong", "", percent(share.both)), make("span", "", "of both lungs"));
-  find(".sv-between").textContent = interval?.both ? `95 % interval ${span(...interval.both)}` : "";
+  const between = interval?.both ? span(...interval.both) : "–";
+  find(".sv-between").textContent = kept?.both ? `95 % interval ${between}` : "";
   find(".sv-shares").replaceChildren(
     ...(measured.sides
       ? [
-          shareRow("Right lung", share.right, interval?.right),
-          shareRow("Left lung", share.left, interval?.left),
+          shareRow("Right lung", share.right, interval?.right, kept?.right),
+          shareRow("Left lung", share.left, interval?.left, kept?.left),
         ]
       : []),
   );
@@ -73,6 +77,14 @@ const showMeasures = (root, measured, approximate) => {
   );
   if (measured.outside_px !== null) rows.push(...definition("Outside lungs", areaText(measured.outside_px)));
   find(".sv-areas").replaceChildren(...rows);
+};
+
+// The same in one sentence, to be heard.
+const spoken = ({ share, interval, sides }, approximate) => {
+  const said = (part) => (part === null ? "unknown" : percent(part));
+  const between = interval?.both ? `, 95 % interval ${span(...interval.both)}` : "";
+  const lungs = sides ? `; right lung ${said(share.right)}, left lung ${said(share.left)}` : "";
+  return `Infected share${approximate ? ", approximate" : ""}: ${said(share.both)} of both lungs${between}${lungs}.`;
 };
 
 const areaText = (pixels, mm2) =>
@@ -130,7 +142,7 @@ const showHistory = (box, kept) => {
   box.querySelector("tbody").replaceChildren(...stages.map(line));
 };
 
-const showModel = (root, record) => {
+const showModel = (root, record, notes) => {
   root
     .querySelector(".sv-model")
     .replaceChildren(
@@ -139,6 +151,7 @@ const showModel = (root, record) => {
       ...definition("Engine", record.engine),
       ...definition("Precision", record.precision),
       ...definition("Device", record.device),
+      ...notes.flatMap((note) => definition("Note", note)),
     );
 };
 

@@ -20,17 +20,13 @@ const decodeGrey = async (uri, deep = false) => {
   return { values, width, height };
 };
 
-const toCanvas = (pixels, width, height) => {
-  const canvas = new OffscreenCanvas(width, height);
-  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
-  return canvas;
-};
-
-// Every value of `map` through a table of 32-bit ABGR colours.
-const paintTable = (map, table) => {
-  const pixels = new Uint32Array(map.values.length);
+// Every value of `map` through a table of 32-bit ABGR colours, on `canvas` where there is one of its size already.
+const paintTable = (map, table, canvas = new OffscreenCanvas(map.width, map.height)) => {
+  map.image ??= new ImageData(map.width, map.height);
+  const pixels = new Uint32Array(map.image.data.buffer);
   for (let i = 0; i < pixels.length; i += 1) pixels[i] = table[map.values[i]];
-  return toCanvas(pixels, map.width, map.height);
+  canvas.getContext("2d").putImageData(map.image, 0, 0);
+  return canvas;
 };
 
 const packColour = (red, green, blue, alpha = 255) => ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
@@ -116,15 +112,19 @@ const CELLS = {
   11: [["right", "bottom"]], 12: [["left", "right"]], 13: [["top", "right"]], 14: [["left", "top"]],
 };
 
-// Areas (pixels of the map) and infected shares at the given thresholds; the same rules as sgmsnet/measurements.py.
+const countAbove = (values, cut) => {
+  let count = 0;
+  for (let i = 0; i < values.length; i += 1) if (values[i] > cut) count += 1;
+  return count;
+};
+
+// Areas and infection outside the lungs (pixels of the map) and infected shares at the given thresholds; the same rules
+// as sgmsnet/measurements.py.
 const measureMaps = (maps, thresholds, divider) => {
   const areas = {};
-  for (const name of Object.keys(maps)) {
-    const cut = thresholds[name] * 255;
-    areas[name] = maps[name].values.reduce((sum, value) => sum + (value > cut), 0);
-  }
+  for (const name of Object.keys(maps)) areas[name] = countAbove(maps[name].values, thresholds[name] * 255);
   const { lungs, infection } = maps;
-  if (!lungs || !infection) return { areas, share: { right: null, left: null, both: null } };
+  if (!lungs || !infection) return { areas, outside: null, share: { right: null, left: null, both: null } };
   const lung = [0, 0];
   const infected = [0, 0];
   const cuts = [thresholds.lungs * 255, thresholds.infection * 255];
@@ -140,6 +140,7 @@ const measureMaps = (maps, thresholds, divider) => {
   const ratio = (part, whole) => (whole ? part / whole : null);
   return {
     areas,
+    outside: areas.infection - infected[0] - infected[1],
     share: {
       right: divider ? ratio(infected[0], lung[0]) : null,
       left: divider ? ratio(infected[1], lung[1]) : null,

@@ -5,8 +5,9 @@
 const root = element.querySelector(".sv");
 const find = (selector) => root.querySelector(selector);
 const canvas = find(".sv-canvas");
-const context = canvas.getContext("2d");
+const context = canvas.getContext("2d", { alpha: false });
 const PATIENCE_MS = 30000;
+const SAY_AFTER_MS = 400; // what is heard follows when a slider rests
 const OPACITY = { outline: 1, fill: 0.4, heat: 0.75 }; // each style remembers its own
 const settings = { style: "outline", split: 0, strength: 0.55, attention: "", hidden: new Set() };
 const view = { zoom: 1, x: 0, y: 0 };
@@ -25,18 +26,12 @@ const show = async () => {
   const payload = props.value;
   if (!payload) return;
   mark("sgmsnet-result");
-  if (payload.error) {
-    find(".sv-error").textContent = payload.error;
-    root.dataset.state = "error";
-    return;
-  }
-  const decode = (list, key) => Promise.all(list.map((item) => decodeGrey(item[key])));
-  const [picture, maps, attention] = await Promise.all([
-    decodeGrey(payload.picture.uri, payload.picture.deep),
-    decode(payload.classes, "probability"),
-    decode(payload.attention, "map"),
-  ]);
+  document.dispatchEvent(new CustomEvent("sgmsnet-shown", { detail: payload.error ? null : payload.name }));
+  if (payload.error) return complain(payload.error);
+  const decoded = await decodeAll(payload).catch(() => null);
   if (props.value?.run !== payload.run) return; // a newer image overtook this one
+  if (!decoded) return complain(`${payload.name} was segmented, but this browser could not open the result.`);
+  const [picture, maps, attention] = decoded;
   const byName = (list, values) => Object.fromEntries(list.map((item, k) => [item.name, values[k]]));
   shown = {
     payload,
@@ -53,11 +48,30 @@ const show = async () => {
   root.dataset.state = "ready";
   resize();
   canvas.dataset.run = payload.run;
+  say();
+};
+
+const decodeAll = ({ picture, classes, attention }) => {
+  const decode = (list, key) => Promise.all(list.map((item) => decodeGrey(item[key])));
+  return Promise.all([
+    decodeGrey(picture.uri, picture.deep),
+    decode(classes, "probability"),
+    decode(attention, "map"),
+  ]);
+};
+
+const complain = (sentence) => {
+  leaveFull();
+  clearTimeout(saying);
+  find(".sv-status").textContent = "";
+  root.dataset.state = "error";
+  find(".sv-error").textContent = sentence; // after the state: what is hidden is not read out
 };
 
 const fillIn = (payload) => {
   const { picture, record } = payload;
   find(".sv-name").textContent = payload.name;
+  find(".sv-readout").textContent = "";
   const depth = picture.depth > 8 ? `, ${picture.depth} bit` : "";
   find(".sv-facts").textContent = `${picture.width} × ${picture.height}, ${picture.format}${depth}`;
   find(".sv-credit").textContent = payload.attribution ? `Image: ${payload.attribution}` : "";
@@ -69,7 +83,7 @@ const fillIn = (payload) => {
   downloadButtons(payload);
   showFamiliarity(root, record);
   showTimes(root, record);
-  showModel(root, record);
+  showModel(root, record, payload.notes);
   measure();
 };
 
@@ -114,6 +128,8 @@ const windowControls = () => {
   const { top } = shown.payload.picture;
   for (const [key, index] of [["centre", 0], ["width", 1]]) {
     const range = find(`[data-set=${key}]`);
+    range.step = top / 255; // an arrow key goes as far in 16 bit as in 8
+    range.min = index * range.step;
     range.max = top;
     range.value = shown.window[index];
     range.parentElement.querySelector("output").textContent = Math.round(shown.window[index]);
@@ -139,11 +155,6 @@ const downloadButtons = (payload) => {
       save(blobOf(uris[name]), `${stem}_${name}${chosen === threshold ? "" : `_at_${plain(chosen)}`}.png`);
     }),
   );
-  const overlay = button("Overlay (PNG)", async () => {
-    const sheet = new OffscreenCanvas(shown.picture.width, shown.picture.height);
-    paint(sheet.getContext("2d"), { scale: 1, x: 0, y: 0 });
-    save(await sheet.convertToBlob({ type: "image/png" }), `${stem}_overlay.png`);
-  });
   const record = button("Record (JSON)", async () => {
     const text = JSON.stringify((await atThresholds()).record, null, 2);
     save(new Blob([text], { type: "application/json" }), `${stem}.json`);
@@ -155,7 +166,7 @@ const downloadButtons = (payload) => {
   });
   const others = [made("Report (HTML)", "report")];
   if (payload.picture.format === "DICOM") others.push(made("Segmentation (DICOM SEG)", "seg"));
-  find(".sv-downloads").replaceChildren(...masks, overlay, record, ...others);
+  find(".sv-downloads").replaceChildren(...masks, made("Overlay (PNG)", "overlay"), record, ...others);
 };
 
 // Masks and record at the thresholds that are set. At the model's own they are here; at others the server measures again,
@@ -175,7 +186,8 @@ const atThresholds = () => {
   });
 };
 
-// Without a kind: masks and record. "report" and "seg" are files that only the server can make.
+// Without a kind: masks and record. "overlay", "report" and "seg" are files that only the server can make. The run says
+// which picture is meant: the server may have gone on to another one that is not shown yet.
 const askServer = (kind = null) =>
   new Promise((done, fail) => {
     const ticket = crypto.getRandomValues(new Uint32Array(2)).join("-");
@@ -191,7 +203,8 @@ const askServer = (kind = null) =>
       settle(() => (detail.error ? fail(detail.error) : done(detail)));
     };
     document.addEventListener("sgmsnet-exact", answered, { signal: stop.signal });
-    trigger("download", { ticket, kind, thresholds: shown.thresholds, engine: shown.payload.record.engine });
+    const { run, record } = shown.payload;
+    trigger("download", { ticket, kind, run, thresholds: shown.thresholds, engine: record.engine });
   });
 
 // ---- measuring ----
@@ -204,23 +217,35 @@ const measure = () => {
   root.dataset.thresholds = JSON.stringify(shown.thresholds); // where other panels find them
   if (!changed()) {
     const { areas_px, areas_mm2, infected_share: share, infected_share_interval: interval } = record;
-    const exact = { areas_px, areas_mm2, share, interval, sides, outside_px: record.infection_outside_lungs_px };
-    showMeasures(root, exact, false);
+    shown.measured = { areas_px, areas_mm2, share, interval, sides, outside_px: record.infection_outside_lungs_px };
   } else {
-    const { areas, share } = measureMaps(shown.maps, shown.thresholds, divider);
+    const { areas, outside, share } = measureMaps(shown.maps, shown.thresholds, divider);
     const map = Object.values(shown.maps)[0];
     const per = (picture.width * picture.height) / (map.width * map.height);
     const areas_px = Object.fromEntries(Object.entries(areas).map(([name, area]) => [name, area * per]));
     const mm2 = picture.spacing_mm && picture.spacing_mm[0] * picture.spacing_mm[1];
     const areas_mm2 = mm2 && Object.fromEntries(Object.entries(areas_px).map(([name, area]) => [name, area * mm2]));
-    showMeasures(root, { areas_px, areas_mm2, share, sides, outside_px: null }, true);
+    shown.measured = { areas_px, areas_mm2, share, sides, outside_px: outside === null ? null : outside * per };
   }
+  showMeasures(root, shown.measured, changed(), record.infected_share_interval);
   canvas.setAttribute("aria-label", describePicture());
+  if (root.dataset.state === "ready") say();
+};
+
+let saying = null;
+
+// Name and answer for who does not see them.
+const say = () => {
+  clearTimeout(saying);
+  saying = setTimeout(() => {
+    const { payload, refused, measured } = shown;
+    find(".sv-status").textContent = refused ? describePicture() : `${payload.name}. ${spoken(measured, changed())}`;
+  }, SAY_AFTER_MS);
 };
 
 const describePicture = () => {
   if (shown.refused) return `${shown.payload.name}: this does not look like a frontal chest X-ray. No result is shown.`;
   const visible = shown.payload.classes.map(({ name }) => name).filter((name) => !settings.hidden.has(name));
   const what = visible.length ? `with ${settings.style} of ${visible.join(" and ")}` : "without overlay";
-  return `X-ray ${shown.payload.name} ${what}. Infected share: ${find(".sv-total").textContent}.`;
+  return `X-ray ${shown.payload.name} ${what}. ${spoken(shown.measured, changed())}`;
 };

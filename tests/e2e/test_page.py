@@ -1,147 +1,63 @@
-"""The page in a real browser, from upload to mask, as a visitor meets it. app.py runs as its own process.
-
-SGMSNET_TEST_MODEL names another model than the shipped one.
-"""
+"""The page in a real browser, from upload to mask, as a visitor meets it."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import expect
 from pydicom import dcmread
 
-from tests import needs
+from tests.e2e.visit import (
+    CHEST,
+    DESKTOP,
+    DICOM,
+    EXAMPLES,
+    PHONE,
+    OpenPage,
+    coloured,
+    download,
+    middle_of,
+    pixels,
+    upload,
+    wait_for_result,
+)
 
-EXAMPLES = needs.ROOT / "examples"
-CHEST = EXAMPLES / "covid_adult_1.jpg"
-DICOM = EXAMPLES / "covid_adult_1.dcm"
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-STILL = ("--disable-background-networking", "--disable-component-update")
-START_S = 60
-SETTLE_MS = 500
-
-OpenPage = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """app.py on a free port, stopped again afterwards."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    model = os.environ.get("SGMSNET_TEST_MODEL", "cxr")
-    log = tmp_path_factory.mktemp("page") / "log.txt"
-    command = [sys.executable, "-m", "tests.e2e.serve", "--port", str(port), "--model", model]
-    with log.open("w") as out, subprocess.Popen(command, cwd=needs.ROOT, stdout=out, stderr=out) as server:
-        try:
-            _wait_until_ready(server, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
-    # A handler that failed writes its traceback here, whatever the visitor was shown.
-    assert "Traceback" not in log.read_text()
+FORMATS = {
+    "chest.jpg": "JPEG",
+    "chest.png": "PNG",
+    "deep.png": "PNG, 16 bit",
+    "chest.tif": "TIFF",
+    "chest.dcm": "DICOM",
+}
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + START_S
-    while "is ready" not in log.read_text():
-        if server.poll() is not None or time.monotonic() > give_up:
-            pytest.fail(f"app.py did not start: {log.read_text()}")
-        time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = needs.chromium()
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=[*QUIET, *STILL])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_page(address: str, browser: Browser) -> Iterator[OpenPage]:
-    """Opens the page; at the end no request may have left this machine and the console must be free of errors."""
-    pages: list[Page] = []
-    requests: list[str] = []
-    complaints: list[str] = []
-
-    def opened(**context: Any) -> Page:
-        page = browser.new_context(**{"viewport": DESKTOP, **context}).new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(address)
-        expect(page.locator(".sv")).to_have_attribute("data-state", "empty")
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.context.close()
-    assert complaints == []
-    outside = [url for url in requests if not url.startswith((address, "data:", "blob:"))]
-    assert outside == []
-
-
-def upload(page: Page, path: Path) -> None:
-    page.locator("#sg-upload input[type=file]").set_input_files(path)
-
-
-def wait_for_result(page: Page, name: str) -> None:
-    expect(page.locator(".sv")).to_have_attribute("data-state", "ready", timeout=15000)
-    expect(page.locator(".sv-name")).to_have_text(name, timeout=15000)
-    page.wait_for_function("Number(document.querySelector('.sv-canvas').dataset.drawn) > 0")
-    page.wait_for_timeout(SETTLE_MS)  # the upload zone is emptied and the layout comes to rest
-
-
-def pixels(page: Page) -> np.ndarray:
-    """What is on the canvas, uint8 (H, W, 4), after everything that was asked for is painted."""
-    uri = page.evaluate(
-        """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
-            done(document.querySelector(".sv-canvas").toDataURL("image/png")))))"""
-    )
-    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
-        return np.asarray(image.convert("RGBA"))
-
-
-def coloured(image: np.ndarray) -> int:
-    """Pixels that are not grey: the X-ray is grey, the overlays are not."""
-    rgb = image[..., :3].astype(int)
-    return int((rgb.max(-1) - rgb.min(-1) > 60).sum())
-
-
-def download(page: Page, label: str, folder: Path) -> Path:
-    with page.expect_download() as started:
-        page.get_by_role("button", name=label).click()
-    path = folder / started.value.suggested_filename
-    started.value.save_as(path)
+def in_format(name: str, folder: Path) -> Path:
+    """The same X-ray as a file of the format that FORMATS says."""
+    path = folder / name
+    if name.endswith((".jpg", ".dcm")):
+        shutil.copy(CHEST.with_suffix(path.suffix), path)
+        return path
+    with Image.open(CHEST) as chest:
+        grey = np.asarray(chest.convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257 if name == "deep.png" else grey).save(path)
     return path
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_an_upload_shows_masks_without_a_further_click(open_page: OpenPage, viewport: dict[str, int]) -> None:
-    page = open_page(viewport=viewport)
-    upload(page, CHEST)
-    wait_for_result(page, CHEST.name)
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_upload_of_each_format_shows_masks_without_a_further_click(
+    open_page: OpenPage, tmp_path: Path, name: str
+) -> None:
+    page = open_page()
+    upload(page, in_format(name, tmp_path))
+    wait_for_result(page, name)
+    expect(page.locator(".sv-facts")).to_have_text(f"1024 × 1024, {FORMATS[name]}")
     assert coloured(pixels(page)) > 300
-    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     assert re.search(r"\d %", page.locator(".sv-total").inner_text())
     assert page.locator(".sv-times .sv-row").count() == 5
     expect(page.get_by_text("Not a medical device")).to_be_visible()
@@ -166,14 +82,14 @@ def test_dicom_is_known_by_its_content(open_page: OpenPage, tmp_path: Path, name
 
 
 def test_sixteen_bit_png_keeps_its_grey_values(open_page: OpenPage, tmp_path: Path) -> None:
-    with Image.open(CHEST) as chest:
-        deep = np.asarray(chest).astype(np.uint16) * 200
-    Image.fromarray(deep).save(tmp_path / "deep.png")
     page = open_page()
-    upload(page, tmp_path / "deep.png")
+    upload(page, in_format("deep.png", tmp_path))
     wait_for_result(page, "deep.png")
-    expect(page.locator(".sv-facts")).to_contain_text("16 bit")
     assert len(np.unique(pixels(page)[..., 0])) > 150
+    centre = page.locator("[data-set=centre]")
+    before = float(centre.input_value())
+    centre.press("ArrowLeft")
+    assert before - float(centre.input_value()) == pytest.approx(65535 / 255)  # as far as in 8 bit
 
 
 def test_an_example_is_one_click_or_the_enter_key(open_page: OpenPage) -> None:
@@ -182,9 +98,15 @@ def test_an_example_is_one_click_or_the_enter_key(open_page: OpenPage) -> None:
     tiles.first.click()
     wait_for_result(page, "covid_adult_1.jpg")
     expect(page.locator(".sv-credit")).to_contain_text("Hannover")
+    expect(tiles.first).to_have_attribute("aria-current", "true")
     tiles.nth(1).focus()
     page.keyboard.press("Enter")
     wait_for_result(page, "covid_adult_2.jpg")
+    current = page.locator(".sg-example[aria-current=true]")
+    expect(current).to_have_attribute("data-name", "covid_adult_2.jpg")
+    upload(page, CHEST)
+    wait_for_result(page, CHEST.name)
+    expect(current).to_have_count(0)  # a file of the visitor's is shown, whatever its name
 
 
 def test_a_bad_file_is_one_sentence_and_the_page_keeps_working(open_page: OpenPage, tmp_path: Path) -> None:
@@ -201,6 +123,15 @@ def test_a_bad_file_is_one_sentence_and_the_page_keeps_working(open_page: OpenPa
     expect(alert).to_be_hidden()
 
 
+def test_a_result_that_cannot_be_opened_is_one_sentence(open_page: OpenPage) -> None:
+    page = open_page()
+    page.evaluate("() => { HTMLImageElement.prototype.decode = () => Promise.reject(new Error()); }")
+    upload(page, CHEST)
+    expect(page.locator(".sv-error")).to_have_text(
+        "covid_adult_1.jpg was segmented, but this browser could not open the result.", timeout=15000
+    )
+
+
 def test_sliders_redraw_at_once_without_asking_the_server(open_page: OpenPage) -> None:
     page = open_page()
     upload(page, CHEST)
@@ -209,6 +140,7 @@ def test_sliders_redraw_at_once_without_asking_the_server(open_page: OpenPage) -
     page.on("request", lambda request: asked.append(request.url))
     before = pixels(page)
     page.locator(".sv-choice").get_by_text("Fill").click()
+    took_ms: list[float] = []
     for control, value in [
         ("[data-set=opacity]", "85"),
         ("[data-threshold=lungs]", "0.93"),
@@ -219,8 +151,10 @@ def test_sliders_redraw_at_once_without_asking_the_server(open_page: OpenPage) -
         page.locator(control).fill(value)
         after = pixels(page)
         assert (after != before).any(), control
-        assert float(page.locator(".sv-canvas").get_attribute("data-draw-ms") or "nan") < 250
+        took_ms.append(float(page.locator(".sv-canvas").get_attribute("data-draw-ms") or "nan"))
         before = after
+    # From the event until it is painted. 50 ms is for a quiet machine, where export/bench_click.py measures it.
+    assert np.median(took_ms) < 100
     assert [url for url in asked if not url.startswith(("data:", "blob:"))] == []
 
 
@@ -236,6 +170,42 @@ def test_share_follows_the_threshold_and_is_marked_approximate(open_page: OpenPa
     page.get_by_role("button", name="Back to the model's thresholds").click()
     expect(page.locator(".sv-approx")).to_be_hidden()
     assert page.locator(".sv-card").first.inner_text() == exact
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_moves_under_the_finger_on_a_threshold(open_page: OpenPage, viewport: dict[str, int]) -> None:
+    page = open_page(viewport=viewport)
+    upload(page, CHEST)
+    wait_for_result(page, CHEST.name)
+    slider = page.locator("[data-threshold=infection]")
+    slider.scroll_into_view_if_needed()
+    before, outside = slider.bounding_box(), page.locator(".sv-areas dd").nth(2)
+    at_the_models = outside.inner_text()
+    slider.fill("0.02")
+    expect(page.locator(".sv-approx")).to_be_visible()
+    assert slider.bounding_box() == before
+    assert int(re.sub(r"\D", "", outside.inner_text())) > int(re.sub(r"\D", "", at_the_models))
+
+
+def test_one_side_of_the_line_is_the_bare_x_ray(open_page: OpenPage) -> None:
+    page = open_page()
+    upload(page, CHEST)
+    wait_for_result(page, CHEST.name)
+    for box in page.locator("[data-show]").all():
+        box.evaluate("box => box.click()")
+    bare = pixels(page)
+    assert coloured(bare) == 0
+    page.get_by_label("Attention map").select_option(index=1)
+    page.locator("[data-set=split]").fill("50")
+    parted = pixels(page)
+    third = bare.shape[1] // 3
+    np.testing.assert_array_equal(parted[:, :third], bare[:, :third])
+    assert (parted[:, -third:] != bare[:, -third:]).any()
+    line = middle_of(page)[0]
+    for side, text in (("left", "X-ray"), ("right", "Result")):
+        box = page.locator(".sv-parted").get_by_text(text, exact=True).bounding_box()
+        assert box is not None
+        assert (box["x"] + box["width"] / 2 < line) == (side == "left")
 
 
 def test_each_attention_map_changes_the_picture_and_says_what_it_shows(open_page: OpenPage) -> None:
@@ -273,58 +243,7 @@ def test_masks_and_record_are_downloaded_at_the_thresholds_that_are_set(open_pag
         assert np.count_nonzero(values == 255) == record["areas_px"][name]  # exact, not from the browser's small map
         assert set(np.unique(values)) <= {0, 255}
     with Image.open(download(page, "Overlay", tmp_path)) as overlay:
-        assert max(overlay.size) == min(1024, max(size))
-
-
-def test_the_keyboard_reaches_everything_in_the_picture(open_page: OpenPage) -> None:
-    page = open_page()
-    upload(page, CHEST)
-    wait_for_result(page, CHEST.name)
-    canvas = page.locator(".sv-canvas")
-    canvas.focus()
-    page.keyboard.press("+")
-    expect(canvas).to_have_attribute("data-zoom", "1.50")
-    before = pixels(page)
-    page.keyboard.press("ArrowRight")
-    assert (pixels(page) != before).any()
-    page.keyboard.press("0")
-    expect(canvas).to_have_attribute("data-zoom", "1.00")
-    assert "covid_adult_1.jpg" in (canvas.get_attribute("aria-label") or "")
-    page.keyboard.press("1")
-    page.keyboard.press("2")
-    assert "without overlay" in (canvas.get_attribute("aria-label") or "")
-    assert coloured(pixels(page)) == 0
-    page.keyboard.press("2")
-    page.keyboard.press("o")
-    assert "with fill of infection" in (canvas.get_attribute("aria-label") or "")
-    page.keyboard.press("a")
-    expect(page.locator(".sv")).to_have_attribute("data-attention", re.compile("."))
-    page.keyboard.press("b")
-    expect(page.locator("[data-set=split]")).to_have_value("50")
-    page.keyboard.press("f")
-    page.wait_for_function("document.fullscreenElement?.matches('.sv-stage')")
-    page.keyboard.press("f")
-    page.wait_for_function("!document.fullscreenElement")
-
-
-def test_the_focus_goes_through_the_page_in_reading_order(open_page: OpenPage) -> None:
-    page = open_page()
-    upload(page, CHEST)
-    wait_for_result(page, CHEST.name)
-    page.locator(".sg-example").last.focus()
-    visited: list[str] = []
-    for _ in range(16):
-        page.keyboard.press("Tab")
-        visited.append(page.evaluate("document.activeElement.dataset.do ?? document.activeElement.className"))
-    order = [visited.index(name) for name in ("out", "fit", "in", "full", "sv-canvas")]
-    assert order == sorted(order)
-
-
-def middle_of(page: Page) -> tuple[float, float]:
-    """The canvas's middle, in pixels of the window."""
-    box = page.locator(".sv-canvas").bounding_box()
-    assert box is not None
-    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        assert overlay.size == size
 
 
 def test_the_pointer_reads_drags_and_compares(open_page: OpenPage, tmp_path: Path) -> None:
@@ -365,9 +284,9 @@ def test_an_unfamiliar_picture_is_refused_until_asked_for(open_page: OpenPage, t
     page = open_page()
     upload(page, tmp_path / "hand.jpg")
     wait_for_result(page, "hand.jpg")
-    expect(page.get_by_text("This does not look like a frontal chest X-ray.")).to_be_visible()
+    expect(page.locator(".sv-refusal")).to_contain_text("This does not look like a frontal chest X-ray.")
     assert coloured(pixels(page)) == 0
-    for hidden in (".sv-total", ".sv-downloads", ".sv-controls"):
+    for hidden in (".sv-total", ".sv-downloads", ".sv-controls", ".sv-side-right", ".sv-legend"):
         expect(page.locator(hidden)).to_be_hidden()
     assert "does not look like" in (page.locator(".sv-canvas").get_attribute("aria-label") or "")
     page.get_by_role("button", name="Show anyway").click()
@@ -426,79 +345,6 @@ def test_a_mask_of_one_s_own_gives_figures_and_a_difference(open_page: OpenPage,
     expect(panel.get_by_role("alert")).to_have_text(
         "tall.png: the mask is 50 by 90 pixels, but the X-ray is 1024 by 1024.", timeout=15000
     )
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_background(open_page: OpenPage, scheme: str) -> None:
-    """WCAG 2.2, 1.4.3: 4.5 to 1, for every visible text of the page; 3 to 1 for large text."""
-    page = open_page(color_scheme=scheme)
-    upload(page, CHEST)
-    wait_for_result(page, CHEST.name)
-    for panel in page.locator(".sg-panel > button.label-wrap, #sg-more button.label-wrap").all():
-        panel.click()
-    page.wait_for_timeout(SETTLE_MS)
-    texts = page.evaluate(TEXTS_AND_COLOURS)
-    assert len(texts) > 60
-    weak = [(text, round(contrast(ink, back), 2)) for text, ink, back, least in texts if contrast(ink, back) < least]
-    assert weak == []
-    if scheme == "dark":
-        back = page.locator(".sv-card").first.evaluate("card => getComputedStyle(card).backgroundColor")
-        assert max(int(part) for part in re.findall(r"\d+", back)[:3]) < 60
-
-
-# Text, its colour and what lies behind it; not what stands on a picture, or cannot be used now.
-TEXTS_AND_COLOURS = """() => {
-  const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const over = ([r, g, b, a = 1], below) => [r, g, b].map((part, k) => part * a + below[k] * (1 - a));
-  const behind = (element) => {
-    const layers = [];
-    for (let at = element; at; at = at.parentElement) layers.push(rgb(getComputedStyle(at).backgroundColor));
-    return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
-  };
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const found = [];
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    const element = node.parentElement;
-    const style = getComputedStyle(element);
-    const text = node.textContent.trim();
-    if (!text || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-    if (element.closest(".sv-frame, .sv-hidden, :disabled, script, style, template")) continue;
-    if (parseFloat(style.fontSize) === 0 || element.getBoundingClientRect().width < 2) continue;
-    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
-    const back = behind(element);
-    found.push([text.slice(0, 40), over(rgb(style.color), back), back, large ? 3 : 4.5]);
-  }
-  return found;
-}"""
-
-
-def contrast(ink: list[float], back: list[float]) -> float:
-    """The ratio of WCAG 2.2 between two sRGB colours, each from 0 to 255."""
-
-    def luminance(colour: list[float]) -> float:
-        share = np.array(colour) / 255
-        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-        return float(linear @ (0.2126, 0.7152, 0.0722))
-
-    one, other = sorted((luminance(ink), luminance(back)))
-    return (other + 0.05) / (one + 0.05)
-
-
-def test_every_picture_has_a_text_and_every_control_a_name(open_page: OpenPage) -> None:
-    page = open_page(viewport=PHONE)
-    upload(page, CHEST)
-    wait_for_result(page, CHEST.name)
-    for panel in page.locator(".sg-panel > button.label-wrap").all():
-        panel.click()
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    assert page.locator("img:not([alt])").count() == 0
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll("button, input, select, textarea, [role=img]")]
-          .filter((one) => one.checkVisibility() && !one.closest("[aria-hidden=true]"))
-          .filter((one) => !(one.ariaLabel || one.labels?.length || one.title || one.innerText?.trim()))
-          .map((one) => one.outerHTML.slice(0, 120))"""
-    )
-    assert nameless == []
 
 
 def test_another_engine_runs_on_the_image_that_is_shown(open_page: OpenPage) -> None:

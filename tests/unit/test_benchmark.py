@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engines.artefacts import Artefact
+from engines.base import Availability
 from engines.select import probe
 from export import bench_click, bench_engines, bench_page, benchmark, machine
 from export.__main__ import main
 from export.bench_engines import Cold, Row, Skipped
 from export.bench_page import Page
 from export.bench_pipeline import Stages
-from export.bench_report import BUSY, Report, click_table, engine_table, markdown, plot, table
+from export.bench_report import BUSY, Report, click_table, engine_table, markdown, plot, redraw_table, table
 from export.machine import Disturbance, Machine
 from sgmsnet.checkpoint import find
 from sgmsnet.prediction import STAGES
@@ -94,6 +96,17 @@ def test_a_click_is_split_into_upload_server_and_drawing() -> None:
     assert click.median_ms == {"upload": 30, "server": 100, "drawing": 80}
     assert (click.together_ms, click.slowest_ms, click.clicks) == (210, 240, 3)
     assert "|" in click_table(click)
+
+
+def test_redraws_are_held_to_their_limit_at_the_95th_percentile() -> None:
+    canvas = (1560, 1030)
+    quick = bench_click.summarise_moves([*[20.0] * 19, 51.0], control="window", bits=16, canvas=canvas)
+    slow = bench_click.summarise_moves([*[20.0] * 18, 51.0, 51.0], control="opacity", bits=16, canvas=canvas)
+    assert (quick.median_ms, slow.median_ms, quick.moves) == (20, 20, 20)
+    _, _, window, opacity = redraw_table([quick, slow]).splitlines()[:4]
+    assert "window, 16 bit" in window
+    assert "met" in window
+    assert "missed" in opacity
 
 
 def test_percentiles_lie_on_the_line_between_samples() -> None:
@@ -255,6 +268,28 @@ def test_the_processor_is_named(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Example  CPU @ 2 GHz\n")
     assert machine.cpu_model(tmp_path / "cpuinfo") == "Example CPU @ 2 GHz"
     assert machine.cpu_model(tmp_path / "absent")
+
+
+def test_verified_artefacts_are_measured_beside_the_default_and_fp32(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [
+        Artefact("openvino", "int8", True, "verified on 160 images"),
+        Artefact("openvino", "bf16", True, "verified on 160 images"),
+        Artefact("openvino", "fp16", False, "not verified"),
+    ]
+    monkeypatch.setattr(bench_engines.artefacts, "held", lambda files: held)
+    here = [Availability(name, True, "installed", "1") for name in ("openvino", "pytorch")]
+    monkeypatch.setattr(bench_engines.select, "probe", lambda files: here)
+
+    def child(files: object, engine: str, image: Path, *, precision: str | None, batches: object) -> Cold:
+        return _cold(engine, precision or ("bf16" if engine == "openvino" else "fp32"))
+
+    monkeypatch.setattr(bench_engines, "_in_child", child)
+    cold, skipped = bench_engines.measure_cold(find(tiny_model), Path("a.jpg"), batches=[1])
+    measured = [(one.engine, one.precision) for one in cold]
+    assert measured == [("openvino", "bf16"), ("openvino", "fp32"), ("openvino", "int8"), ("pytorch", "fp32")]
+    assert skipped == []
 
 
 def test_an_engine_that_crashes_gives_a_reason(tiny_model: Path) -> None:
