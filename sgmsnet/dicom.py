@@ -25,8 +25,11 @@ from sgmsnet.radiograph import (
     UnreadableImageError,
     check_size,
     from_plane,
+    look_up,
     luminance,
     robust_window,
+    room_for,
+    row_chunks,
 )
 
 # fmt: off
@@ -65,15 +68,17 @@ def read(data: bytes, name: str) -> Radiograph:
     """Read one frame of a projection X-ray; raises UnreadableImageError, which calls the file `name`."""
     dataset = _parse(data, name)
     _check_kind(dataset, name)
-    check_size(int(_number(dataset, "Rows") or 0), int(_number(dataset, "Columns") or 0), name)
-    stored = _decode(dataset, name)
-    spacing_mm = _spacing(dataset)
-    try:
-        if stored.ndim == 3:
-            return from_plane(luminance(stored), "DICOM", spacing_mm=spacing_mm)
-        return _from_monochrome(stored, dataset, spacing_mm)
-    except _ERRORS:
-        raise UnreadableImageError(f"{name}: the DICOM file's grey scale is damaged.") from None
+    height, width = int(_number(dataset, "Rows") or 0), int(_number(dataset, "Columns") or 0)
+    check_size(height, width, name)
+    with room_for(height, width):
+        stored = _decode(dataset, name)
+        spacing_mm = _spacing(dataset)
+        try:
+            if stored.ndim == 3:
+                return from_plane(luminance(stored), "DICOM", spacing_mm=spacing_mm)
+            return _from_monochrome(stored, dataset, spacing_mm)
+        except _ERRORS:
+            raise UnreadableImageError(f"{name}: the DICOM file's grey scale is damaged.") from None
 
 
 def _parse(data: bytes, name: str) -> FileDataset:
@@ -172,7 +177,9 @@ def _from_monochrome(stored: np.ndarray, dataset: FileDataset, spacing_mm: tuple
     bits = min(max(int(dataset.BitsStored), 1), 16)
     low = -(2 ** (bits - 1)) if stored.dtype.kind == "i" else 0
     values = np.arange(low, low + 2**bits, dtype=np.int32)
-    index = (np.clip(stored, values[0], values[-1]).astype(np.int32) - low).astype(np.uint16)
+    index = np.empty(stored.shape, np.uint16)
+    for rows in row_chunks(stored):
+        index[rows] = np.clip(stored[rows], values[0], values[-1]).astype(np.int32) - low
     table, window = _grey_table(values, dataset)
     peak = int(table.max())
     if dataset.PhotometricInterpretation == "MONOCHROME1":
@@ -180,7 +187,7 @@ def _from_monochrome(stored: np.ndarray, dataset: FileDataset, spacing_mm: tuple
         window = (peak - window[0], window[1]) if window else None
     padding = _padding(values, dataset)
     table[padding] = 0  # shutters and borders are background, whichever way the grey scale runs
-    pixels = np.take(table.astype(np.uint8 if peak < 256 else np.uint16), index)
+    pixels = look_up(table.astype(np.uint8 if peak < 256 else np.uint16), index)
     if window is None and peak < 256:
         window = (peak / 2, float(max(peak, 1)))
     elif window is None:

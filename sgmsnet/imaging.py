@@ -200,7 +200,7 @@ def _read_file(path: Path, name: str) -> bytes:
         if status.st_size > MAX_BYTES:
             raise UnreadableImageError(_too_large(name))
         with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(status.st_size + 1)  # with room for MAX_BYTES, Python would set 64 MB aside each time
     except FileNotFoundError:
         raise UnreadableImageError(f"{name}: there is no such file.") from None
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,11 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 16
 MAX_SIDE = 10_000
+
+LARGE_PIXELS = 20_000_000
+"""Images above are decoded one at a time."""
+_LARGE = threading.Lock()
+CHUNK = 2**18
 
 WINDOW_8BIT = (127.5, 255.0)
 
@@ -97,7 +102,7 @@ class Radiograph:
         values = np.arange(np.iinfo(self.pixels.dtype).max + 1, dtype=np.float64)
         shares = np.clip((values - centre) / width + 0.5, 0.0, 1.0)
         table = np.rint(shares * 255).astype(np.uint8)
-        shown: np.ndarray = np.take(table, self.pixels)
+        shown = look_up(table, self.pixels)
         shown.flags.writeable = False
         return shown
 
@@ -119,10 +124,35 @@ def from_plane(
 
 def robust_window(pixels: np.ndarray) -> tuple[float, float]:
     """(centre, width) from the 0.5th to the 99.5th percentile of unsigned integers; at least 1 wide."""
-    below = np.cumsum(np.bincount(pixels.ravel()))
+    counts = np.zeros(np.iinfo(pixels.dtype).max + 1, np.int64)
+    for rows in row_chunks(pixels):
+        counts += np.bincount(pixels[rows].ravel(), minlength=len(counts))
+    below = np.cumsum(counts)
     low, high = np.searchsorted(below, (0.005 * below[-1], 0.995 * below[-1]))
     width = max(float(high - low), 1.0)
     return float(low) + width / 2, width
+
+
+def row_chunks(pixels: np.ndarray) -> Iterator[slice]:
+    """The rows of (H, ...), a few at a time: NumPy copies what it counts or looks up to 8 bytes a pixel."""
+    rows = max(1, CHUNK * len(pixels) // max(1, pixels.size))
+    for start in range(0, len(pixels), rows):
+        yield slice(start, start + rows)
+
+
+def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """table[index], for index (H, W)."""
+    values = np.empty(index.shape, table.dtype)
+    for rows in row_chunks(index):
+        values[rows] = np.take(table, index[rows])
+    return values
+
+
+@contextmanager
+def room_for(height: int, width: int) -> Iterator[None]:
+    """Wait while another thread decodes a large image, if this one is large too: so many copies fit only once."""
+    with _LARGE if height * width > LARGE_PIXELS else nullcontext():
+        yield
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:

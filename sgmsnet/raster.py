@@ -13,7 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sgmsnet.radiograph import DECODING_ERRORS, UnreadableImageError, check_size
+from sgmsnet.radiograph import DECODING_ERRORS, UnreadableImageError, check_size, room_for
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -43,8 +43,9 @@ def decode(data: bytes, format: str, name: str) -> np.ndarray:
             raise UnreadableImageError(f"{name}: the {format} file holds more than one image.")
         if format == "JPEG" and image.mode == "RGB":
             image.draft("L", None)  # the brightness is stored apart: no need to decode the colours
-        image.load()
-        return _upright(_grey(image, name), _orientation(image))
+        with room_for(image.height, image.width):
+            image.load()
+            return _upright(_grey(image, name), _orientation(image))
     except UnreadableImageError:
         raise
     except DECODING_ERRORS:
@@ -57,7 +58,7 @@ def _grey(image: Image.Image, name: str) -> np.ndarray:
         pixels = np.array(image)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise UnreadableImageError(f"{name}: only pixels of 8 or 16 bits are read.")
-        pixels = pixels.astype(np.uint16)
+        pixels = pixels.astype(np.uint16, copy=False)
         # Pillow turns WhiteIsZero over for 8 bits, not for 16.
         inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         return 65535 - pixels if inverted else pixels

@@ -71,6 +71,7 @@ def sentence(text: str) -> bool:
 def through_imaging(count: int, *, folder: Path, real: Path | None, seed: int = 7) -> Outcome:
     """Load `count` damaged files; nothing but a Radiograph or UnreadableImageError may come of it."""
     small, large = mutate.seeds(real)
+    large.append(mutate.large("PNG"))
     outcome = Outcome()
     current = (folder / "current.bin").open("wb", buffering=0)
     for number in range(count):

@@ -25,6 +25,9 @@ from tests.needs import ROOT
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 PIXELS = np.add.outer(np.arange(48) * 3, np.arange(64) * 2).astype(np.uint8)
 
+LARGE = {"PNG": (7000, 7142), "DICOM": (5700, 5700)}
+"""Rows and columns of 16 bits that are still read: of nearly 50 megapixels, and of nearly 64 MB."""
+
 
 def _png() -> Iterator[bytes]:
     for mode in ("L", "1", "P", "LA", "RGB", "RGBA"):
@@ -80,6 +83,14 @@ def dicom(pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **elements: 
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def large(kind: str) -> bytes:
+    """A PNG or DICOM file with as many pixels as LARGE says."""
+    pixels = np.broadcast_to(np.arange(LARGE[kind][1], dtype=np.uint16) % 4096, LARGE[kind])
+    if kind == "DICOM":
+        return dicom(pixels)
+    return encoded(Image.fromarray(np.ascontiguousarray(pixels)), kind, compress_level=1)
 
 
 def seeds(real: Path | None = None) -> tuple[list[bytes], list[bytes]]:

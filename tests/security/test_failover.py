@@ -17,7 +17,7 @@ from engines.base import EngineError, EngineUnavailable
 from sgmsnet.web import rest
 from sgmsnet.web.desk import Desk
 from sgmsnet.web.failover import Failover, TimedEngine
-from tests.fakes import FakeEngine, draw_xray
+from tests.fakes import INFO, FakeEngine, draw_xray
 from tests.security.serving import fake_desk
 
 
@@ -41,12 +41,12 @@ class Broken(FakeEngine):
         if self.how == "hang":
             self.release.wait(30)
         outputs = super().run(images)
-        if self.how == "nan":
-            outputs["logits"][0, 0, 5, 5] = np.nan
+        if self.how is not None and self.how.startswith("nan "):
+            outputs[self.how.removeprefix("nan ")].flat[-1] = np.nan
         return outputs
 
 
-HOWS = ("exception", "refusal", "timeout", "hang", "nan")
+HOWS = ("exception", "refusal", "timeout", "hang", *(f"nan {name}" for name in INFO.outputs))
 
 
 @pytest.fixture(params=HOWS)

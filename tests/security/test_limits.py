@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor, wait
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgmsnet import imaging
+from sgmsnet import imaging, radiograph
 from sgmsnet.imaging import UnreadableImageError
 from tests.fakes import draw_xray
 from tests.needs import ROOT
@@ -87,14 +88,48 @@ def test_a_bomb_in_a_png_s_texts_does_not_go_off(kind: bytes) -> None:
     head = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
     many = png_with(*[chunk(kind, head + bomb)] * 3)
     code = "import sys; from sgmsnet import imaging\ntry: imaging.load(sys.stdin.buffer.read())\n"
+    code += "except imaging.UnreadableImageError: pass\n"
+    assert peak_mb(code, many) < 500
+
+
+def peak_mb(code: str, given: bytes) -> float:
+    """The most memory resident of a process of its own, which gets `given` on its standard input."""
     # Not getrusage: what it calls the peak begins with that of the process that started this one.
-    code += "except imaging.UnreadableImageError: pass\nprint(open('/proc/self/status').read())"
+    code += "print(open('/proc/self/status').read())"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, input=many, capture_output=True, check=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, input=given, capture_output=True, check=True, timeout=120
     )
     peak_kb = re.search(rb"VmHWM:\s+(\d+) kB", done.stdout)
     assert peak_kb is not None
-    assert int(peak_kb[1]) < 500 * 1024
+    return int(peak_kb[1]) / 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize(("kind", "copies"), [("PNG", 3), ("DICOM", 4)])
+def test_a_large_image_takes_a_few_copies_of_its_pixels(kind: str, copies: int) -> None:
+    code = "import sys; from sgmsnet import imaging, dicom\ndata = sys.stdin.buffer.read()\n"
+    use = "imaging.prepare(imaging.load(data), height=224, width=224)\n"
+    data, pixels_mb = mutate.large(kind), np.prod(mutate.LARGE[kind]) * 2 / 2**20
+    nothing = peak_mb(code + "imaging.load(data)\n", mutate.encoded(GREY, "PNG"))
+    assert peak_mb(code + use, data) < nothing + len(data) / 2**20 + (copies + 0.5) * pixels_mb
+
+
+@pytest.mark.parametrize("kind", ["PNG", "DICOM"])
+def test_large_images_are_decoded_one_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded_as(kind)
+    monkeypatch.setattr(radiograph, "LARGE_PIXELS", mutate.PIXELS.size - 1)
+    with ThreadPoolExecutor(1) as pool:
+        with radiograph.room_for(*mutate.PIXELS.shape):
+            second = pool.submit(imaging.load, data)
+            assert not wait([second], timeout=0.3).done
+        assert second.result(30).pixels.shape == mutate.PIXELS.shape
+    with radiograph.room_for(*mutate.PIXELS.shape):
+        monkeypatch.setattr(radiograph, "LARGE_PIXELS", mutate.PIXELS.size)
+        assert imaging.load(data).pixels.shape == mutate.PIXELS.shape  # a small one waits for none
+
+
+def encoded_as(kind: str) -> bytes:
+    return mutate.dicom(mutate.PIXELS) if kind == "DICOM" else mutate.encoded(GREY, kind)
 
 
 @pytest.mark.parametrize(
