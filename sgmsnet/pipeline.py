@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.base import Engine, EngineError, EngineInfo
+from engines.base import Availability, Engine, EngineError, EngineInfo
 from sgmsnet import imaging
 from sgmsnet.imaging import Geometry, Radiograph, Source, UnreadableImageError
 from sgmsnet.interval import ShareCuts
@@ -54,6 +54,7 @@ class Pipeline:
     familiarity judges an image against the training images, share_cuts gives the infected share an interval;
     without them the predictions say neither. flip runs the mirror image too and takes the mean of both logits;
     attention and familiarity stay those of the image. Classes without a threshold get 0.5, without a temperature 1.
+    skipped is what was passed over when the engine was chosen.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class Pipeline:
         familiarity: Judge | None = None,
         share_cuts: ShareCuts | None = None,
         flip: bool = False,
+        skipped: Sequence[Availability] = (),
     ) -> None:
         """Raise ValueError for a threshold outside (0, 1) or of an unknown class."""
         classes = engine.info.classes
         check_thresholds(thresholds, classes)
         self.engine = engine
+        self.skipped = tuple(skipped)
         self.thresholds = {name: float(thresholds.get(name, 0.5)) for name in classes}
         self.temperature = {name: float(temperature.get(name, 1.0)) for name in classes}
         self._familiarity = familiarity
@@ -109,6 +112,12 @@ class Pipeline:
         if batch_size < 1 or workers < 1:
             raise ValueError("The batch size and the number of workers must be at least 1.")
         return self._predict_many(iter(sources), batch_size, workers, self._chosen(thresholds))
+
+    def check(self) -> None:
+        """Run a black image; raises EngineError unless the engine answers, with values that are finite."""
+        outputs = self._outputs(np.zeros((1, 1, self.info.height, self.info.width), np.uint8))
+        if not all(np.isfinite(array).all() for array in outputs.values()):
+            raise EngineError(f"the engine {self.info.backend} gives values that are not finite")
 
     def close(self) -> None:
         """Close the engine."""
@@ -170,7 +179,7 @@ class Pipeline:
             raw = run.result()
         except EngineError as error:
             if len(items) == 1:
-                yield Failure(items[0].image, str(error))
+                yield Failure(items[0].image, str(error), by_engine=True)
             else:
                 for item in items:
                     yield item if isinstance(item, Failure) else self._alone(item, thresholds)
@@ -183,7 +192,7 @@ class Pipeline:
         try:
             return next(self._finished([item], self._run([item]), thresholds))
         except EngineError as error:
-            return Failure(item.image, str(error))
+            return Failure(item.image, str(error), by_engine=True)
 
     def _run(self, items: Sequence[_Prepared]) -> _Raw:
         """The engine's outputs for a batch, and milliseconds an image; raises EngineError."""
@@ -192,8 +201,8 @@ class Pipeline:
         start = time.perf_counter()
         outputs = self._outputs(np.stack([item.planes for item in items]))
         run_ms = _ms(start, time.perf_counter()) / len(items)
-        for item, logits in zip(items, outputs["logits"], strict=True):
-            if not np.isfinite(logits).all():
+        for i, item in enumerate(items):
+            if not all(np.isfinite(array[i]).all() for array in outputs.values()):
                 engine = f"{self.info.backend} ({self.info.precision}, {self.info.device})"
                 raise EngineError(
                     f"{item.image}: the engine {engine} gave values that are not finite; "

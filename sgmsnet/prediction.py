@@ -61,6 +61,8 @@ class Failure:
     image: str
     sentence: str
     familiarity: Familiarity | None = None
+    by_engine: bool = False
+    """Whether the engine failed, which need not be the image's fault."""
 
     def record(self) -> dict[str, Any]:
         """The failure in the result schema."""

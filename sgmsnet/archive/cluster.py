@@ -1,5 +1,8 @@
 """An archive job on a Ray cluster: every shard is a task. A task that is lost with its machine goes on on another.
 
+Tasks and not Ray Data: that runs blocks of rows again when it loses them, but cannot know which files' results lie on
+the disk already, and it was slower than one process on one machine; a shard is the same job as anywhere else.
+
 The done-lists make that safe: what a lost task had recorded is not done again. Files and results must lie at the same
 paths on all machines, and the results' file system must lock files (NFS 4 and Lustre do).
 """
@@ -33,7 +36,9 @@ def run(arguments: Sequence[str], *, shards: int, say: Callable[[str], None]) ->
     try:
         import ray
     except ImportError as error:
-        raise ArchiveError("--cluster ray needs the package ray, which is not installed (pip install ray).") from error
+        raise ArchiveError(
+            "--cluster ray needs the package ray, which is not installed (requirements-ray.txt)."
+        ) from error
     if not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     task: Any = ray.remote(max_retries=TRIES, scheduling_strategy="SPREAD")(_shard)

@@ -21,6 +21,7 @@ from typing import Any
 from sgmsnet.archive import ArchiveError, files
 from sgmsnet.archive.files import Item, Shard
 from sgmsnet.archive.log import PATTERN, Log, forget_failures, sync_folder
+from sgmsnet.archive.patience import settled
 from sgmsnet.archive.progress import LINE_EVERY_S, Progress
 from sgmsnet.archive.table import write_csv, write_parquet
 from sgmsnet.pipeline import Pipeline
@@ -68,7 +69,8 @@ class Settings:
 def run(options: Options, pipeline: Pipeline, encode: Encode, *, settings: Settings) -> int:
     """Do what is left of a job; returns how many of the shard's files have failed, those of earlier runs included.
 
-    Raises ArchiveError when the job does not fit what lies in the folder, OSError when that cannot be written.
+    Raises ArchiveError when the job does not fit what lies in the folder or the engine does not run any more, OSError
+    when the folder cannot be written.
     """
     output = options.output
     _check(options)
@@ -82,7 +84,7 @@ def run(options: Options, pipeline: Pipeline, encode: Encode, *, settings: Setti
         total = _counted(options)
         progress = Progress(total, before=_done_of(options.shard, log), every_s=LINE_EVERY_S)
         try:
-            for record, sentence in _work(options, pipeline, encode, log, parts):
+            for record, sentence in _work(options, pipeline, encode, log, parts, progress.say):
                 progress.step(failed=record["error"] is not None)
                 log.failed += record["error"] is not None
                 if sentence is not None:
@@ -98,7 +100,7 @@ def run(options: Options, pipeline: Pipeline, encode: Encode, *, settings: Setti
 
 
 def _work(
-    options: Options, pipeline: Pipeline, encode: Encode, log: Log, parts: Path
+    options: Options, pipeline: Pipeline, encode: Encode, log: Log, parts: Path, say: Callable[[str], None]
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Run what is not done, encode in threads, log in order."""
     to_do, named = tee(item for item in options.stream() if log.take(item.name))
@@ -108,7 +110,8 @@ def _work(
         workers=options.workers,
         thresholds=options.thresholds,
     )
-    yield from _encoded(zip(named, outcomes, strict=True), encode, log, options, parts)
+    pairs = settled(zip(named, outcomes, strict=True), pipeline, thresholds=options.thresholds, say=say)
+    yield from _encoded(pairs, encode, log, options, parts)
 
 
 def _encoded(

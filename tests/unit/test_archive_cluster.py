@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
 import time
@@ -12,7 +13,7 @@ from PIL import Image
 
 from sgmsnet.archive import cluster
 from tests.fakes import draw_xray
-from tests.needs import ROOT
+from tests.needs import ROOT, opt_in
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_machine_that_is_lost_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray")
+    if importlib.util.find_spec("ray") is None:
+        opt_in("Ray (about 900 MB)", "make test-ray")
+    ray = importlib.import_module("ray")
     from ray.cluster_utils import Cluster
 
     (tmp_path / "in").mkdir()
