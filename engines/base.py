@@ -39,7 +39,7 @@ class EngineInfo:
     backend: str
     """Name of engines.select.ENGINES."""
     precision: str
-    """fp32, bf16, fp16 or int8."""
+    """fp32, bf16, fp16 or int8; "fp32 or bf16" where a server's runtime decides."""
     device: str
     """For a person, for example "CPU" or "NVIDIA GeForce RTX 4060"."""
     height: int
@@ -71,6 +71,22 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the runtime; a second call does nothing."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a server has counted since it started: requests, and the time that they waited and were computed."""
+
+    requests: int
+    queue_ms: float
+    compute_ms: float
+
+
+class ServerEngine(Engine, Protocol):
+    """An engine that runs elsewhere."""
+
+    def spent(self) -> Spent | None:
+        """The server's own counts; None where it gives none, as only Triton does, or cannot be reached."""
 
 
 def check_images(images: np.ndarray, info: EngineInfo) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines import cuda, examine, ranked, server_address
-from engines.base import Availability, Engine, EngineRefused, EngineUnavailable
+from engines.base import Availability, Engine, EngineRefused, EngineUnavailable, ServerEngine
 from engines.graph import usable_graph
 from engines.manifest import BUILT
 from engines.plans import DISTRIBUTIONS, MODULES, Runtime, fitting_plan
@@ -186,7 +186,7 @@ def _open(name: str, model: ModelFiles, precision: str | None) -> Engine:
     return engine
 
 
-def open_server(address: server_address.Address, model: ModelFiles) -> Engine:
+def open_server(address: server_address.Address, model: ModelFiles) -> ServerEngine:
     """The engine of one server that is named here and now; raises EngineUnavailable."""
     from engines.triton_engine import TritonEngine
 

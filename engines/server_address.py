@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from engines.base import EngineUnavailable
 
 URL = "SGMSNET_TRITON_URL"
+HIDDEN = "SGMSNET_TRITON_HIDDEN"
+"""Set where results and errors are for strangers: then a server's address is in the log alone."""
 _PORTS = {"http": 8000, "https": 443, "grpc": 8001, "grpcs": 443}
 
 
@@ -20,6 +22,16 @@ class Address:
     port: int
     grpc: bool
     tls: bool
+
+
+def hidden() -> bool:
+    """Whether addresses are kept from results and errors."""
+    return bool(os.environ.get(HIDDEN))
+
+
+def called(host: str, port: int) -> str:
+    """What results and errors call a server."""
+    return "the server" if hidden() else f"the server {host}:{port}"
 
 
 def parse_url(text: str) -> Address:

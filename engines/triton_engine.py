@@ -6,6 +6,7 @@ gRPC, https:// and grpcs:// the same within TLS. `python -m export triton` write
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -15,10 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
-from engines.server_address import Address, named_server
+from engines.base import EngineError, EngineInfo, EngineUnavailable, Spent, check_images
+from engines.server_address import Address, hidden, named_server
 from engines.v2_http import HttpTransport, ProtocolError
 from sgmsnet.checkpoint import ModelFiles
+
+log = logging.getLogger(__name__)
 
 TIMEOUT = "SGMSNET_TRITON_TIMEOUT_S"
 _BATCH_UNKNOWN = 8
@@ -26,11 +29,12 @@ _BATCH_UNKNOWN = 8
 
 
 class _Transport(Protocol):
-    address: str
+    name: str
 
     def server(self) -> dict[str, Any]: ...
     def model(self, name: str) -> dict[str, Any]: ...
     def config(self, name: str) -> dict[str, Any] | None: ...
+    def statistics(self, name: str) -> dict[str, Any] | None: ...
     def infer(self, model: str, images: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]: ...
     def close(self) -> None: ...
 
@@ -52,20 +56,19 @@ class TritonEngine:
         started = time.perf_counter()
         self._name = model.name
         self._closed = False
-        self._transport = _open(address or named_server(), timeout_s or _timeout_s())
+        self._address = address or named_server()
+        self._transport = _open(self._address, timeout_s or _timeout_s())
         try:
             facts = self._transport.server()
             metadata = self._transport.model(model.name)
             served = _Served.read(metadata, self._transport.config(model.name) or {}, model)
             if precision not in (None, served.precision):
-                raise EngineUnavailable(
-                    f"the server {self._transport.address} runs {served.precision}, not {precision}"
-                )
+                raise EngineUnavailable(f"{self._transport.name} runs {served.precision}, not {precision}")
             self._served = served
             self.info = EngineInfo(
                 backend="triton",
                 precision=served.precision,
-                device=f"server {self._transport.address}",
+                device=self._transport.name.removeprefix("the "),
                 height=model.config.height,
                 width=model.config.width,
                 classes=model.config.classes,
@@ -78,6 +81,8 @@ class TritonEngine:
             # A server may call itself ready while what runs the model is gone: only an answer proves it.
             self.run(np.zeros((1, 1, self.info.height, self.info.width), np.uint8))
         except (ProtocolError, EngineError) as error:
+            if isinstance(error, ProtocolError):
+                self._log(error)
             self.close()
             raise EngineUnavailable(str(error)) from error
         except BaseException:
@@ -97,24 +102,41 @@ class TritonEngine:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.info.outputs}
 
+    def spent(self) -> Spent | None:
+        """See engines.base.ServerEngine."""
+        try:
+            [model] = (self._transport.statistics(self._name) or {})["model_stats"]
+            times = {name: int(entry.get("ns", 0)) / 1e6 for name, entry in model["inference_stats"].items()}
+            requests = int(model["inference_stats"]["success"].get("count", 0))
+        except (ProtocolError, KeyError, TypeError, ValueError):
+            return None
+        compute_ms = sum(times.get(f"compute_{part}", 0.0) for part in ("input", "infer", "output"))
+        return Spent(requests, times.get("queue", 0.0), compute_ms)
+
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         if not self._closed:
             self._closed = True
             self._transport.close()
 
+    def _log(self, error: Exception) -> None:
+        """What was kept from the error's sentence."""
+        if hidden():
+            log.warning("%s:%s: %s (%s)", self._address.host, self._address.port, error, error.__cause__)
+
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         try:
             found = self._transport.infer(self._name, images, self.info.outputs)
         except ProtocolError as error:
+            self._log(error)
             raise EngineError(str(error)) from error
         for name in self.info.outputs:
             expected = (len(images), *self._served.shapes[name])
             shape = found[name].shape if name in found else None
             if shape is None or len(shape) != len(expected):
-                raise EngineError(f"the server {self._transport.address} gave {name} of shape {shape}")
+                raise EngineError(f"{self._transport.name} gave {name} of shape {shape}")
             if any(want not in (-1, have) for want, have in zip(expected, shape, strict=True)):
-                raise EngineError(f"the server {self._transport.address} gave {name} of shape {shape}, not {expected}")
+                raise EngineError(f"{self._transport.name} gave {name} of shape {shape}, not {expected}")
         return {name: found[name] for name in self.info.outputs}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engines.base import EngineUnavailable
+from engines.server_address import called, hidden
 from engines.v2_http import ProtocolError
 
 # gRPC would wait up to two minutes between its tries to reach a server that was away.
@@ -28,12 +29,13 @@ class GrpcTransport:
             raise EngineUnavailable(
                 f"a server is reached by gRPC with the packages of requirements-triton.txt: {error}"
             ) from error
-        self.address = f"{host}:{port}"
+        address = f"{host}:{port}"
+        self.name = called(host, port)
         self._grpc: Any = tritonclient.grpc
         self._error = InferenceServerException
         self._timeout_s = timeout_s
         sizes = [("grpc.max_send_message_length", _LARGEST), ("grpc.max_receive_message_length", _LARGEST)]
-        self._client: Any = self._grpc.InferenceServerClient(self.address, ssl=tls, channel_args=[*_RECONNECT, *sizes])
+        self._client: Any = self._grpc.InferenceServerClient(address, ssl=tls, channel_args=[*_RECONNECT, *sizes])
 
     def server(self) -> dict[str, Any]:
         """See HttpTransport."""
@@ -51,6 +53,13 @@ class GrpcTransport:
             return None
         return answer["config"]
 
+    def statistics(self, name: str) -> dict[str, Any] | None:
+        """See HttpTransport."""
+        try:
+            return self._client.get_inference_statistics(name, as_json=True, client_timeout=self._timeout_s)
+        except self._error:
+            return None
+
     def infer(self, model: str, images: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """See HttpTransport."""
         tensor = self._grpc.InferInput("images", list(images.shape), "UINT8")
@@ -60,7 +69,7 @@ class GrpcTransport:
         found = {name: result.as_numpy(name) for name in outputs}
         missing = [name for name, values in found.items() if values is None]
         if missing:
-            raise ProtocolError(f"the server {self.address} left out {', '.join(missing)}")
+            raise ProtocolError(f"{self.name} left out {', '.join(missing)}")
         return {name: np.array(values, np.float32) for name, values in found.items()}  # memory of their own
 
     def close(self) -> None:
@@ -75,10 +84,10 @@ class GrpcTransport:
             if status == "DEADLINE_EXCEEDED":
                 told = f"did not answer within {self._timeout_s:g} s"
             elif status in ("UNAVAILABLE", "CANCELLED"):
-                told = f"cannot be reached: {_short(error.message())}"
+                told = "cannot be reached" if hidden() else f"cannot be reached: {_short(error.message())}"
             else:
                 told = f"refused: {_short(error.message())}"
-            raise ProtocolError(f"the server {self.address} {told}") from error
+            raise ProtocolError(f"{self.name} {told}") from error
 
 
 def _short(text: str) -> str:

@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from engines.server_address import called, hidden
+
 _LENGTH = "Inference-Header-Content-Length"
 CONNECT_S = 5.0
 
@@ -28,7 +30,7 @@ class HttpTransport:
     """One server; as many connections as threads ask at once, kept, and opened again when the server closed them."""
 
     def __init__(self, host: str, port: int, *, tls: bool, timeout_s: float) -> None:
-        self.address = f"{host}:{port}"
+        self.name = called(host, port)
         self._host, self._port, self._timeout_s = host, port, timeout_s
         self._tls = ssl.create_default_context() if tls else None
         self._idle: deque[http.client.HTTPConnection] = deque()
@@ -50,6 +52,11 @@ class HttpTransport:
         status, _, body = self._ask("GET", f"/v2/models/{quote(name)}/config")
         return self._parsed(body) if status == 200 else None
 
+    def statistics(self, name: str) -> dict[str, Any] | None:
+        """Triton's counts of a model; None from a server without that extension."""
+        status, _, body = self._ask("GET", f"/v2/models/{quote(name)}/stats")
+        return self._parsed(body) if status == 200 else None
+
     def infer(self, model: str, images: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """uint8 (N, 1, H, W) -> float32 arrays by name."""
         body, headers = _request(images, outputs, binary=self._binary)
@@ -57,11 +64,11 @@ class HttpTransport:
         length = answered.get(_LENGTH)
         split = len(answer) if length is None else int(length)
         if status != 200:
-            raise ProtocolError(f"the server {self.address} refused: {_reason(answer[:split], status)}")
+            raise ProtocolError(f"{self.name} refused: {_reason(answer[:split], status)}")
         try:
             return _tensors(self._parsed(answer[:split]), memoryview(answer)[split:])
         except (KeyError, TypeError, ValueError) as error:
-            raise ProtocolError(f"the server {self.address} gave an answer that is not whole: {error}") from error
+            raise ProtocolError(f"{self.name} gave an answer that is not whole: {error}") from error
 
     def close(self) -> None:
         """Close all connections; one that is in use closes after its answer."""
@@ -72,16 +79,16 @@ class HttpTransport:
     def _json(self, method: str, path: str) -> dict[str, Any]:
         status, _, body = self._ask(method, path)
         if status != 200:
-            raise ProtocolError(f"the server {self.address} refused {path}: {_reason(body, status)}")
+            raise ProtocolError(f"{self.name} refused {path}: {_reason(body, status)}")
         return self._parsed(body)
 
     def _parsed(self, body: bytes) -> dict[str, Any]:
         try:
             value = json.loads(body)
         except ValueError as error:
-            raise ProtocolError(f"the server {self.address} does not speak the Open Inference Protocol") from error
+            raise ProtocolError(f"{self.name} does not speak the Open Inference Protocol") from error
         if not isinstance(value, dict):
-            raise ProtocolError(f"the server {self.address} does not speak the Open Inference Protocol")
+            raise ProtocolError(f"{self.name} does not speak the Open Inference Protocol")
         return value
 
     def _ask(
@@ -139,9 +146,9 @@ class HttpTransport:
 
     def _told(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
-            return f"the server {self.address} did not answer within {self._timeout_s:g} s"
+            return f"{self.name} did not answer within {self._timeout_s:g} s"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        return f"the server {self.address} cannot be reached: {reason}"
+        return f"{self.name} cannot be reached" + ("" if hidden() else f": {reason}")
 
 
 def _request(images: np.ndarray, outputs: Sequence[str], *, binary: bool) -> tuple[bytes, dict[str, str]]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engines import select, server_address
+from engines import select
 from engines.base import Engine
+from engines.server_address import parse_url
 from export.capacity import Fleet, Outcome, Service, needed, poisson, simulate
 from export.load import apply_load, measure_service
 from export.machine import ROOT, examine
@@ -48,8 +49,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         files = find(options.model)
         images = _images(files)
-        engines = [_open(url, files) for url in options.servers]
-        service = measure_service(engines[0], images)
+        engines = [select.open_server(parse_url(url), files) for url in options.servers]
+        service = measure_service(engines[0], images, spent=engines[0].spent)
     try:
         if options.save:
             _write(options.save, service)
@@ -95,10 +96,6 @@ def _print_table(rows: Sequence[tuple[str, float, Outcome]]) -> None:
 def _described(service: Service) -> str:
     sizes = (f"{size}: {np.median(times):.1f} ms" for size, times in sorted(service.batch_ms.items()))
     return f"Service time, median by images in a request: {', '.join(sizes)}; beside it {service.overhead_ms:.1f} ms"
-
-
-def _open(url: str, files: ModelFiles) -> Engine:
-    return select.open_server(server_address.parse_url(url), files)
 
 
 def _images(files: ModelFiles) -> np.ndarray:

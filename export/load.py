@@ -5,30 +5,43 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from engines.base import Engine, EngineError
+from engines.base import Engine, EngineError, Spent
 from export.capacity import WARM_UP, Outcome, Service, outcome
 
 SIZES = (1, 2, 4, 8)
 
 
-def measure_service(engine: Engine, images: np.ndarray, *, rounds: int = 60, local: Engine | None = None) -> Service:
+def measure_service(
+    engine: Engine, images: np.ndarray, *, rounds: int = 60, spent: Callable[[], Spent | None] = lambda: None
+) -> Service:
     """Ask an idle server one request after the other; images are uint8 (N, 1, H, W).
 
-    overhead_ms is what the request of one image takes beside running: the difference to `local`, the same runtime
-    with as many threads in this process, where it is given; otherwise nothing is split off.
+    `spent` gives what the server itself has counted. Then a service time is what the server computed, and overhead_ms
+    the rest of a request without its time in the queue: client and network, which keep no server busy. Without it,
+    or where others ask the server too, nothing is split off and overhead_ms is 0.
     """
-    times = {size: _times_ms(engine, _batch(images, size), rounds) for size in SIZES}
-    overhead = 0.0
-    if local is not None:
-        alone = _times_ms(local, _batch(images, 1), rounds)
-        overhead = max(0.0, statistics.median(times[1]) - statistics.median(alone))
-    inside = {size: [max(0.1, one - overhead) for one in values] for size, values in times.items()}
-    return Service(batch_ms=inside, overhead_ms=overhead)
+    batch_ms: dict[int, list[float]] = {}
+    overhead_ms = 0.0
+    for size in SIZES:
+        batch = _batch(images, size)
+        engine.run(batch)
+        before = spent()
+        batch_ms[size] = _times_ms(engine, batch, rounds)
+        after = spent()
+        if before and after and after.requests - before.requests == rounds:
+            compute_ms, queue_ms = (
+                (getattr(after, name) - getattr(before, name)) / rounds for name in ("compute_ms", "queue_ms")
+            )
+            beside_ms = statistics.mean(batch_ms[size]) - compute_ms
+            batch_ms[size] = [max(0.1, one - beside_ms) for one in batch_ms[size]]
+            if size == 1:
+                overhead_ms = max(0.0, beside_ms - queue_ms)
+    return Service(batch_ms=batch_ms, overhead_ms=overhead_ms)
 
 
 def apply_load(engines: Sequence[Engine], images: np.ndarray, *, moments: np.ndarray, threads: int = 64) -> Outcome:
@@ -69,7 +82,6 @@ def apply_load(engines: Sequence[Engine], images: np.ndarray, *, moments: np.nda
 
 
 def _times_ms(engine: Engine, batch: np.ndarray, rounds: int) -> list[float]:
-    engine.run(batch)
     times = []
     for _ in range(rounds):
         start = time.perf_counter()

@@ -35,6 +35,7 @@ BOUNDS = {
     "fp32": Bound(0.999, 0.1, 1e-3),
     "fp16": Bound(0.995, 0.1),
     "bf16": Bound(0.995, 0.1),
+    "fp32 or bf16": Bound(0.995, 0.1),
     "int8": Bound(0.99, 0.3),
 }
 IMAGES_AT_LEAST = 100

@@ -18,6 +18,11 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
+def opt_in(what: str, command: str) -> None:
+    """Skip a test whose packages are too large for `make test`, even where all is required; `command` runs it."""
+    pytest.skip(f"not part of `make test`, since it needs {what}: `{command}` runs it")
+
+
 def data_dir() -> Path:
     """The folder of data sets: SGMSNET_DATA, or shared/data beside the checkout."""
     folder = Path(os.environ.get("SGMSNET_DATA", ROOT.parent / "shared" / "data"))

@@ -28,6 +28,7 @@ class Misbehaviour:
 
     binary: bool = True
     config: bool = True
+    statistics: bool = True
     delay_s: float = 0.0
     refuse: str | None = None
     cut: bool = False
@@ -36,6 +37,7 @@ class Misbehaviour:
     """Connections are closed without an answer."""
     parameters: dict[str, str] = field(default_factory=dict)
     batches: list[int] = field(default_factory=list)
+    computed_ns: list[int] = field(default_factory=list)
 
 
 @contextmanager
@@ -98,6 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if self.misbehaviour.config:
             answers[f"/v2/models/{info.model}/config"] = config
+        if self.misbehaviour.statistics:
+            done = {"count": len(self.misbehaviour.computed_ns), "ns": sum(self.misbehaviour.computed_ns)}
+            counted = {"success": done, "compute_infer": done}
+            answers[f"/v2/models/{info.model}/stats"] = {"model_stats": [{"inference_stats": counted}]}
         found = answers.get(self.path)
         self._answer(200 if found else 404, json.dumps(found or {"error": f"there is no {self.path}"}).encode())
 
@@ -120,11 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
         if len(images) > self.largest:
             self._answer(400, json.dumps({"error": "the batch is larger than max_batch_size"}).encode())
             return
+        start = time.perf_counter_ns()
         try:
             found = self.served.run(images)
         except EngineError as error:
             self._answer(500, json.dumps({"error": str(error)}).encode())
             return
+        self.misbehaviour.computed_ns.append(time.perf_counter_ns() - start)
         wanted = {entry["name"]: found[entry["name"]] for entry in head["outputs"]}
         self._answer_tensors(wanted, binary=head.get("parameters", {}).get("binary_data_output", False))
 

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from export import to_triton
 from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.imaging import load, prepare
-from tests.needs import ROOT
+from tests.needs import ROOT, opt_in
 
 PACKAGES = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "onnxruntime==1.32.0")
 """With numpy 2 the Python backend gives empty outputs."""
@@ -35,9 +34,7 @@ def environment() -> Path:
     """The virtual environment that SGMSNET_TRITON_VENV names, made where it is not there; skips without that name."""
     name = os.environ.get("SGMSNET_TRITON_VENV")
     if not name:
-        pytest.skip(
-            "SGMSNET_TRITON_VENV names no folder for Triton's environment (about 500 MB); make test-triton does"
-        )
+        opt_in("Triton in an environment of its own (about 500 MB, SGMSNET_TRITON_VENV)", "make test-triton")
     venv = Path(name).absolute()
     if not (venv / "bin" / "python").exists():
         subprocess.run([shutil.which("python3.11") or "python3", "-m", "venv", str(venv)], check=True)

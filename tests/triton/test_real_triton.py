@@ -81,6 +81,18 @@ def test_requests_of_many_threads_are_put_together_to_batches(
     assert max(int(entry["batch_size"]) for entry in after["batch_stats"]) > 1
 
 
+def test_the_server_tells_what_it_has_computed(engine: TritonEngine, example_images: np.ndarray) -> None:
+    before = engine.spent()
+    for _ in range(3):
+        engine.run(example_images[:1])
+    after = engine.spent()
+    assert before is not None
+    assert after is not None
+    assert after.requests - before.requests == 3
+    assert after.compute_ms > before.compute_ms
+    assert after.queue_ms > before.queue_ms
+
+
 def test_a_killed_server_gives_errors_and_no_wrong_answers_and_is_found_again(
     engine: TritonEngine, server: Triton, example_images: np.ndarray, expected: list[np.ndarray]
 ) -> None:

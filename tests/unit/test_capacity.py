@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engines.base import Engine
+from engines.server_address import parse_url
+from engines.triton_engine import TritonEngine
 from export import ExportError, load
 from export.capacity import Fleet, Service, needed, poisson, simulate
-from tests.fakes import FakeEngine
+from sgmsnet.checkpoint import find
+from tests.fakes import FakeEngine, info_with
+from tests.oip_server import Misbehaviour, serving
 
 pytest.importorskip("simpy")
 
@@ -74,7 +79,26 @@ class Sleeper(FakeEngine):
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         with self._lock:
             time.sleep(0.02 * len(images))
-        return {"logits": np.zeros((len(images), 2, 224, 224), np.float32)}
+        return {"logits": np.zeros((len(images), 2, *images.shape[2:]), np.float32)}
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_client_and_network_keep_no_server_busy(tiny_model: Path, counted: bool) -> None:
+    files = find(tiny_model)
+    images = np.zeros((1, 1, 64, 64), np.uint8)
+    behind = Sleeper(info_with(model=files.name, model_sha256=files.sha256, height=64, width=64))
+    with serving(behind, how=Misbehaviour(delay_s=0.03, statistics=counted), batch_max=8) as url:
+        engine = TritonEngine(files, address=parse_url(url))
+        service = load.measure_service(engine, images, rounds=3, spent=engine.spent)
+        engine.close()
+    # Sleeps may last longer, never shorter: 30 ms before the run and 20 in it.
+    if counted:
+        assert service.overhead_ms >= 30
+        assert np.mean(service.batch_ms[8]) >= 160
+        assert np.mean(service.batch_ms[1]) >= 20
+    else:
+        assert service.overhead_ms == 0
+        assert min(service.batch_ms[1]) >= 50
 
 
 @pytest.mark.parametrize("servers", [1, 2])

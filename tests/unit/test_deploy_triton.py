@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 import app
 from engines.server_address import parse_url
+from engines.v2_http import _request
+from sgmsnet.checkpoint import find
 from tests.needs import ROOT
 
 FOLDER = ROOT / "deploy" / "triton"
@@ -40,6 +44,8 @@ def test_every_service_is_pinned_and_every_file_that_is_mounted_exists(services:
 def test_the_page_s_command_is_one_that_it_takes(services: dict[str, Any]) -> None:
     options = app.parse(services["page"]["command"])
     assert options.engine == "triton"
+    assert app.at_once(options) == 16
+    assert app.rate(replace(options, host="0.0.0.0")) is None
     assert options.triton_url is not None
     address = parse_url(options.triton_url)
     assert address.host in services
@@ -58,6 +64,18 @@ def test_balancer_and_prometheus_ask_the_servers_that_there_are(services: dict[s
     assert jobs[0]["dns_sd_configs"] == [{"names": ["triton"], "type": "A", "port": 8002}]
     assert jobs[1]["static_configs"][0]["targets"] == ["page:7860"]
     assert {"triton", "page"} <= set(services)
+
+
+def test_a_request_of_the_page_fits_the_balancer_s_buffer_so_that_it_can_be_asked_again() -> None:
+    config = find("cxr").config
+    body, _ = _request(np.zeros((1, 1, config.height, config.width), np.uint8), config.outputs, binary=True)
+    size = re.search(r"^\s+tune\.bufsize (\d+)$", HAPROXY, flags=re.MULTILINE)
+    assert size is not None
+    assert 2 * len(body) < int(size[1])
+    defaults = HAPROXY.partition("\ndefaults\n")[2].partition("\nresolvers")[0]  # for both backends
+    assert "retry-on conn-failure empty-response response-timeout" in defaults
+    assert "option http-buffer-request" in defaults
+    assert HAPROXY.count("retry-on") == 1
 
 
 def test_haproxy_takes_its_configuration() -> None:

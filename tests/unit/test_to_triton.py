@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from engines.onnxruntime_engine import OnnxRuntimeEngine
 from export import ExportError, to_triton
 from export.__main__ import main
 from export.to_triton import PLATFORMS, Platform, Serving
+from export.verify import BOUNDS
 from sgmsnet.checkpoint import ModelFiles, find
 from tests.needs import ROOT
 
@@ -84,6 +86,16 @@ def test_the_exported_graph_answers_as_the_model_does(files: ModelFiles, xray: n
     again = to_triton.export(files, tmp_path / "repository", Serving(batch_max=4), warm_up=xray)
     assert parsed((again / "config.pbtxt").read_text()).max_batch_size == 4
     assert [path.name for path in (tmp_path / "repository").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(("platform", "said"), [("onnxruntime", "fp32"), ("openvino", "fp32 or bf16")])
+def test_a_precision_that_the_server_decides_is_not_called_fp32(
+    files: ModelFiles, xray: np.ndarray, tmp_path: Path, platform: Platform, said: str
+) -> None:
+    folder = to_triton.export(files, tmp_path, Serving(platform=platform), warm_up=xray)
+    assert parsed((folder / "config.pbtxt").read_text()).parameters["precision"].string_value == said
+    assert said in BOUNDS
+    assert said in json.loads((ROOT / "docs" / "prediction.schema.json").read_text())["properties"]["precision"]["enum"]
 
 
 def test_what_cannot_be_served_is_refused(files: ModelFiles, xray: np.ndarray, tmp_path: Path) -> None:
