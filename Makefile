@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint check format bench fuzz load soak jetson-engine space clean
+.PHONY: demo test test-triton test-ray lint check format bench fuzz load soak jetson-engine space clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/python app.py $(ARGS)
@@ -34,6 +34,11 @@ fuzz load soak: $(VENV)/dev.stamp
 # A real Triton in an environment of its own (about 500 MB), which is kept for the next time.
 test-triton: $(VENV)/dev.stamp
 	SGMSNET_TRITON_VENV=$${SGMSNET_TRITON_VENV:-.venv-triton} $(BIN)/python -m pytest tests/triton $(ARGS)
+
+# An archive on a simulated Ray cluster; Ray (about 900 MB) stays in the environment.
+test-ray: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --requirement requirements-ray.txt
+	$(BIN)/python -m pytest tests/unit/test_archive_cluster.py $(ARGS)
 
 # After deploy/jetson/install.sh: TensorRT is JetPack's, and nothing is installed here. What was built is verified:
 # with IMAGES=folder on those X-rays, of which 100 give a verdict, else on the few of the stored reference.

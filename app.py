@@ -25,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "examples"
 RATE_WHEN_REACHABLE = 120
+AT_ONCE, AT_ONCE_ON_SERVERS = 2, 16
+KEPT_WHEN_SHARED = 60.0
 FREE_AT_LEAST = 512 * 2**20
 
 
@@ -42,6 +44,7 @@ class Options:
     precision: str | None
     model: str
     triton_url: str | None = None
+    at_once: int | None = None
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -66,9 +69,22 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument(
         "--triton-url", metavar="HOST:PORT", help="server of --engine triton; grpc://HOST:PORT for gRPC"
     )
+    parser.add_argument(
+        "--at-once",
+        type=_few,
+        metavar="N",
+        help=f"images that run at the same time (default: {AT_ONCE}, with --engine triton {AT_ONCE_ON_SERVERS})",
+    )
     parser.add_argument("--precision", help="fp32, bf16, fp16 or int8, where the engine has it")
     parser.add_argument("--model", default="cxr", help="shipped model or .safetensors file (default: %(default)s)")
-    return Options(**vars(parser.parse_args(arguments)))
+    options = Options(**vars(parser.parse_args(arguments)))
+    if options.share and options.keep > KEPT_WHEN_SHARED:
+        parser.error(
+            f"--share keeps nothing longer than an hour; give a --keep of at most {KEPT_WHEN_SHARED:g} minutes."
+        )
+    if options.share and options.rate_limit == 0:
+        parser.error("--share needs a limit on the rate; give a --rate-limit above 0.")
+    return options
 
 
 def _port(text: str) -> int:
@@ -80,6 +96,12 @@ def _port(text: str) -> int:
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of images a minute")
+    return int(text)
+
+
+def _few(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images between 1 and 1000")
     return int(text)
 
 
@@ -146,7 +168,17 @@ def rate(options: Options) -> int | None:
     """Images a minute and visitor; None for any number."""
     if options.rate_limit is not None:
         return options.rate_limit or None
-    return RATE_WHEN_REACHABLE if options.share or not _loopback(options.host) else None
+    return RATE_WHEN_REACHABLE if _reachable(options) else None
+
+
+def at_once(options: Options) -> int:
+    """Images that run at the same time: few where this machine runs them, more where servers do."""
+    return options.at_once or (AT_ONCE_ON_SERVERS if options.engine == "triton" else AT_ONCE)
+
+
+def _reachable(options: Options) -> bool:
+    """Whether others than this machine's users may see the page."""
+    return options.share or not _loopback(options.host)
 
 
 def _loopback(host: str) -> bool:
@@ -189,14 +221,14 @@ def _serve(options: Options) -> int:
     from sgmsnet import checkpoint
 
     try:
-        checkpoint.find(options.model)  # before the slow imports: missing or damaged weights are told at once
+        files = checkpoint.find(options.model)  # before the slow imports: missing or damaged weights are told at once
     except checkpoint.WeightsError as error:
         print(error, file=sys.stderr)
         return 1
     with ThreadPoolExecutor(1) as beside:
         # Gradio takes seconds to import; the engine opens and runs once meanwhile.
         desk_ready = beside.submit(_open_desk, options)
-        from sgmsnet.web import janitor, server
+        from sgmsnet.web import janitor, layout, server
         from sgmsnet.web.guard import Policy, frames
 
         try:
@@ -207,13 +239,16 @@ def _serve(options: Options) -> int:
     login = credentials(options)
     folder = server.uploads_folder()
     policy = Policy(folder=folder, hosts=hosts(options), per_minute=rate(options), frames=frames())
+    facts = layout.Facts(address=address(options.host, options.port), kept_min=options.keep, weights=files.weights)
     try:
-        served = server.Server(desk, policy, host=options.host, port=options.port, login=login, share=options.share)
+        served = server.Server(
+            desk, policy, host=options.host, port=options.port, login=login, share=options.share, facts=facts
+        )
     except OSError as error:
         print(f"The page could not start on port {options.port}: {error}", file=sys.stderr)
         return 1
     sweeping = janitor.Janitor(folder, keep_s=options.keep * 60)
-    _announce(options, login, served.link)
+    _announce(options, login, served.public())
     served.wait()
     finished = served.stop()
     sweeping.close()
@@ -230,26 +265,31 @@ def _open_desk(options: Options) -> Any:
 
     if options.triton_url:
         os.environ[server_address.URL] = options.triton_url
+    if _reachable(options):
+        os.environ[server_address.HIDDEN] = "1"
     files = checkpoint.find(options.model)
 
     def open_pipeline(engine: str) -> Any:
         precision = options.precision if engine == options.engine else None
         return sgmsnet.load(options.model, engine=engine, precision=precision)
 
-    desk = Desk(open_pipeline, probe=lambda: select.probe(files), first=options.engine, examples=EXAMPLES)
+    desk = Desk(
+        open_pipeline,
+        probe=lambda: select.probe(files),
+        first=options.engine,
+        examples=EXAMPLES,
+        at_once=at_once(options),
+    )
     desk.warm()
     return desk
 
 
-def _announce(options: Options, login: tuple[str, str] | None, link: str | None) -> None:
+def _announce(options: Options, login: tuple[str, str] | None, public: str | None) -> None:
     print(f"SGMSNet is ready: {address(options.host, options.port)}", flush=True)
     if login is not None and options.auth is None:
         print(f"Visitors log in as {login[0]} with the password {login[1]}", flush=True)
-    if options.share:
-        print(
-            f"Public link: {link}" if link else "No public link could be made; the local page keeps running.",
-            flush=True,
-        )
+    if public is not None:
+        print(public, flush=True)
 
 
 if __name__ == "__main__":

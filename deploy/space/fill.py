@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 
-PARTS = ("app.py", "LICENSE", "CITATION.cff", "sgmsnet", "engines", "examples", "weights")
+SCHEMA = "docs/prediction.schema.json"
+PARTS = ("app.py", "LICENSE", "CITATION.cff", SCHEMA, "sgmsnet", "engines", "examples", "weights")
 RENAMED = {
     HERE / "README.md": "README.md",
     HERE / "space.py": "space.py",
@@ -35,6 +36,7 @@ def fill(target: Path) -> None:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, target / part, ignore=LEFT_OUT)
         else:
+            (target / part).parent.mkdir(exist_ok=True)
             shutil.copy2(ROOT / part, target / part)
     for source, name in RENAMED.items():
         shutil.copy2(source, target / name)

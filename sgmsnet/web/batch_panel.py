@@ -13,7 +13,7 @@ from gradio.utils import get_upload_folder
 
 from sgmsnet.web import batch, batch_inputs
 from sgmsnet.web.batch import State
-from sgmsnet.web.compare_panel import problem
+from sgmsnet.web.compare_panel import in_turn, problem
 from sgmsnet.web.desk import Desk
 
 SHOWN_EVERY_S = 0.3
@@ -36,7 +36,7 @@ def build(desk: Desk, *, engine: gr.Dropdown) -> None:
         status = gr.HTML(_HINT, apply_default_css=False)
         results = gr.DownloadButton("Download results (zip)", visible=False, elem_id="sg-batch-results")
 
-    def run(chosen: list[str] | None, engine: str) -> Iterator[tuple[Any, Any, Any]]:
+    def run(chosen: list[str] | None, engine: str) -> Iterator[tuple[Any, Any]]:
         uploads = [Path(path) for path in chosen or ()]
         shown_at = 0.0
         for state in batch.run(desk, uploads, engine=engine, folder=Path(get_upload_folder())):
@@ -44,14 +44,9 @@ def build(desk: Desk, *, engine: gr.Dropdown) -> None:
             if last or time.monotonic() - shown_at >= SHOWN_EVERY_S:
                 shown_at = time.monotonic()
                 # The archive lies where Gradio hands files out from and the janitor sweeps, so nothing copies it.
-                yield render(state), _offer(state), gr.update(visible=not last)
+                yield render(state), _offer(state)
 
-    def stopped() -> tuple[Any, Any]:
-        return problem("Stopped. Nothing was kept."), gr.update(visible=False)
-
-    shared: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    running = start.click(run, [files, engine], [status, results, stop], concurrency_limit=1, **shared)
-    stop.click(stopped, None, [status, stop], cancels=running, **shared)
+    in_turn(run, [files, engine], start=start, stop=stop, answer=status, more=[results])
 
 
 def _offer(state: State) -> Any:

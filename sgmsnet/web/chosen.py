@@ -1,9 +1,27 @@
-"""How an event learns the thresholds that the visitor has set in the viewer, which live in the browser alone."""
+"""What the browser does by itself around an event: gives the thresholds, shows that a turn is waited for."""
 
 from __future__ import annotations
+
+import json
 
 CHOSEN = """(...given) => {
   const text = document.querySelector(".sv")?.dataset.thresholds;
   return [...given.slice(0, -1), text ? JSON.parse(text) : null];
 }"""
 """An event's `js`: its last input becomes {class: threshold}, or null while nothing is shown."""
+
+WAITING = '<p class="sg-note" role="status">Waiting for its turn…</p>'
+REFUSED = '<p class="sg-problem" role="alert">The server could not take this; please try again shortly.</p>'
+
+
+def _update(**properties: bool) -> str:
+    return json.dumps({"__type__": "update", **properties})
+
+
+BEGIN = f"() => [{json.dumps(WAITING)}, {_update(interactive=False)}, {_update(visible=True, interactive=True)}]"
+"""A `js` whose outputs are answer, start and stop: at once, while the event itself may stand in the queue."""
+_OVER = f"{_update(interactive=True)}, {_update(visible=False)}"
+END = f"() => [{_OVER}]"
+"""Its counterpart for start and stop, when the event has ended."""
+FAIL = f"() => [{json.dumps(REFUSED)}, {_OVER}]"
+"""For all three, where the queue was full or the event got lost: Gradio calls that no end."""

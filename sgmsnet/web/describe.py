@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-from sgmsnet.prediction import RECORD_KEYS
+RECORD = Path(__file__).resolve().parents[2] / "docs" / "prediction.schema.json"
+_PART = "#/components/schemas/"
 
 
-def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def _json(description: str, name: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": {"$ref": _PART + name}}}}
 
 
-def _error(description: str) -> dict[str, Any]:
-    sentence = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-    return _json(description, sentence)
+def _errors(**sentences: str) -> dict[str, Any]:
+    return {status.removeprefix("_"): _json(sentence, "Error") for status, sentence in sentences.items()}
 
 
+_ALWAYS = {
+    "_401": "The page has a password, and this is not it",
+    "_429": "Too many requests or wrong passwords; Retry-After says how many seconds to wait",
+}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "engine": {"type": "string", "description": "A name from /v1/models, or auto. Default: the server's own."},
     "masks": {
@@ -35,12 +41,6 @@ _FORM = {
         **_OPTIONS,
     },
 }
-_RESULT = {
-    "type": "object",
-    "description": "The result schema (docs/prediction.schema.json), and the masks by class at the image's own size.",
-    "required": list(RECORD_KEYS),
-    "properties": {**{key: {} for key in RECORD_KEYS}, "masks": {"type": "object"}},
-}
 
 SEGMENT: dict[str, Any] = {
     "description": "Options may stand in the form or in the query; threshold.CLASS takes any class of the model.",
@@ -49,15 +49,94 @@ SEGMENT: dict[str, Any] = {
         {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in _OPTIONS.items()
     ],
     "responses": {
-        "200": _json("The result", _RESULT),
-        "400": _error("The form or an option makes no sense"),
-        "413": _error("The file is larger than 64 MB"),
-        "415": _error("Not multipart, or not a PNG, JPEG, TIFF or DICOM file"),
-        "422": _error("The image is damaged or outside the limits"),
-        "500": _error("The engine failed"),
-        "503": _error("Too many requests at once"),
+        "200": _json("The result", "Result"),
+        **_errors(
+            _400="The form or an option makes no sense",
+            _413="The file is larger than 64 MB",
+            _415="Not multipart, or not a PNG, JPEG, TIFF or DICOM file",
+            _422="The image is damaged or outside the limits",
+            _500="The engine failed",
+            _503="Too many requests at once, or the server is about to stop",
+            **_ALWAYS,
+        ),
     },
 }
-MODELS: dict[str, Any] = {
-    "responses": {"200": _json("Models", {"type": "object", "properties": {"models": {"type": "array", "items": {}}}})}
+MODELS: dict[str, Any] = {"responses": {"200": _json("The model and the engines", "Models"), **_errors(**_ALWAYS)}}
+
+_TEXT, _NUMBERS = {"type": "string"}, {"type": "object", "additionalProperties": {"type": "number"}}
+_MASKS = {
+    "description": "By class, at the image's own size; absent with masks=none.",
+    "type": "object",
+    "additionalProperties": {"oneOf": [{"$ref": _PART + "MaskPng"}, {"$ref": _PART + "MaskRuns"}]},
 }
+_PARTS: dict[str, Any] = {
+    "Error": {"type": "object", "required": ["error"], "properties": {"error": _TEXT}},
+    "MaskPng": {
+        "description": "With masks=png: an 8-bit grey PNG, 0 or 255.",
+        "type": "string",
+        "contentEncoding": "base64",
+        "contentMediaType": "image/png",
+    },
+    "MaskRuns": {
+        "description": "With masks=rle: COCO's uncompressed run lengths, down the columns, beginning with 0.",
+        "type": "object",
+        "required": ["size", "counts"],
+        "properties": {
+            "size": {"description": "Rows and columns.", "type": "array", "items": {"type": "integer", "minimum": 1}},
+            "counts": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        },
+    },
+    "Models": {
+        "type": "object",
+        "required": ["models"],
+        "properties": {"models": {"type": "array", "items": {"$ref": _PART + "Model"}}},
+    },
+    "Model": {
+        "type": "object",
+        "required": ["name", "sha256", "classes", "thresholds", "input", "engine", "engines"],
+        "properties": {
+            "name": _TEXT,
+            "sha256": _TEXT,
+            "classes": {"type": "array", "items": _TEXT},
+            "thresholds": _NUMBERS,
+            "input": {"type": "object", "properties": {"height": {"type": "integer"}, "width": {"type": "integer"}}},
+            "engine": {
+                "type": "object",
+                "properties": {
+                    "name": _TEXT,
+                    "precision": _TEXT,
+                    "device": _TEXT,
+                    "notes": {"description": "What to know of how it runs here.", "type": "array", "items": _TEXT},
+                },
+            },
+            "engines": {"type": "array", "items": {"$ref": _PART + "Engine"}},
+        },
+    },
+    "Engine": {
+        "type": "object",
+        "required": ["name", "available", "reason", "version"],
+        "properties": {
+            "name": _TEXT,
+            "available": {"type": "boolean"},
+            "reason": {"description": "Why it does not run on this machine.", **_TEXT},
+            "version": {"type": ["string", "null"]},
+        },
+    },
+}
+
+
+def complete(document: dict[str, Any], *, locked: bool) -> dict[str, Any]:
+    """FastAPI's document with the schemas that its routes refer to, and with the login where the page has one."""
+    parts = {**_PARTS, **_record()}
+    components = {"schemas": parts, "securitySchemes": {"password": {"type": "http", "scheme": "basic"}}}
+    described = {**document, "components": components}
+    return {**described, "security": [{"password": []}]} if locked else described
+
+
+def _record() -> dict[str, Any]:
+    """docs/prediction.schema.json as parts of an OpenAPI document, with masks added to what it allows."""
+    text = RECORD.read_text(encoding="utf-8").replace('"#/$defs/', f'"{_PART}')
+    record = json.loads(text)
+    record.pop("$schema")
+    properties = {name: schema for name, schema in record["properties"].items() if name != "path"}  # of archives alone
+    return {**record.pop("$defs"), "Result": {**record, "properties": {**properties, "masks": _MASKS}}}

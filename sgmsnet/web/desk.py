@@ -26,7 +26,7 @@ from sgmsnet.web.failover import RUN_LIMIT_S, Failover, TimedEngine
 from sgmsnet.web.metrics import Metrics
 
 AT_ONCE = 2
-"""Images that run at the same time, whoever asks: more would only slow each other down."""
+"""Images that run at the same time, whoever asks: more on one machine would only slow each other down."""
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class Source:
 
     name: str
     path: Path | None
+    run: str = ""
+    """Of the payload that shows it, so that an answer to one X-ray is never taken for that of another."""
 
     @classmethod
     def upload(cls, path: str) -> Source:
@@ -84,6 +86,7 @@ class Desk:
         first: str,
         examples: Path,
         run_limit_s: float = RUN_LIMIT_S,
+        at_once: int = AT_ONCE,
     ) -> None:
         self.first = first
         self._run_limit_s = run_limit_s
@@ -93,7 +96,8 @@ class Desk:
         self._open_pipeline = open_pipeline
         self._pipelines: dict[str, Pipeline] = {}
         self._opening = threading.Lock()
-        self._running = threading.BoundedSemaphore(AT_ONCE)
+        self.at_once = at_once
+        self._running = threading.BoundedSemaphore(at_once)
         self.metrics = Metrics()
 
     def warm(self) -> None:
@@ -128,7 +132,7 @@ class Desk:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until fewer than AT_ONCE others run an engine, and hold a place among them."""
+        """Wait until fewer than `at_once` others run an engine, and hold a place among them."""
         with self._running:
             yield
 
@@ -190,6 +194,17 @@ class Desk:
             if engine not in self._pipelines:
                 self._pipelines[engine] = self._open(engine)
             return self._pipelines[engine]
+
+    def standing(self) -> list[Availability]:
+        """The engines as they were probed, and those that were refused since, when another one was opened."""
+        opened = dict(self._pipelines)
+        refused = {one.name: one for pipeline in opened.values() for one in pipeline.skipped if one.refused}
+        return [one if one.name in opened else refused.get(one.name, one) for one in self.engines]
+
+    def notes(self, engine: str) -> tuple[str, ...]:
+        """What a person should know of how an engine runs here; nothing of one that was not opened."""
+        opened = self._pipelines.get(engine)
+        return opened.info.notes if opened else ()
 
     def _open(self, engine: str) -> Pipeline:
         """What "auto" stands for and that engine by its own name are one pipeline."""

@@ -14,6 +14,9 @@ from sgmsnet import imaging
 
 Kind = Literal["still", "stream", "call", "upload", "login", "rest", "probe"]
 
+LIGHT: dict[str, Any] = {"concurrency_id": "light", "concurrency_limit": None}
+"""Options of the page's events that run no model: guard.py does not count them as images."""
+
 BATCH_BYTES = 500 * 2**20
 """Of all files that one visit to the page may send at once."""
 CALL_BYTES = 8 * 2**20

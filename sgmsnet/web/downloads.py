@@ -1,4 +1,4 @@
-"""What the page hands out that only the server can make: the report and the DICOM segmentation. Knows no Gradio.
+"""What the page hands out that only the server can make: overlay, report and DICOM segmentation. Knows no Gradio.
 
 Bytes travel in the answer to the one who asked, and never lie on the disk. Who the patient is never leaves with them.
 """
@@ -6,19 +6,23 @@ Bytes travel in the answer to the one who asked, and never lie on the disk. Who 
 from __future__ import annotations
 
 import base64
+import io
 import logging
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Literal
 
+from PIL import Image
+
 from engines.base import EngineError, EngineUnavailable
-from sgmsnet import html_report
+from sgmsnet import html_report, overlay
 from sgmsnet.dicom_seg import SegmentationError, write_segmentation
 from sgmsnet.imaging import UnreadableImageError
+from sgmsnet.prediction import Prediction
 from sgmsnet.web.desk import Desk, Source
 
-Kind = Literal["report", "seg"]
-KINDS: tuple[Kind, ...] = ("report", "seg")
+Kind = Literal["overlay", "report", "seg"]
+KINDS: tuple[Kind, ...] = ("overlay", "report", "seg")
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ def make(desk: Desk, source: Source, *, kind: str, engine: str, thresholds: Mapp
         stem = PurePath(source.name).stem
         if kind == "seg":
             return _file(f"{stem}_seg.dcm", "application/dicom", write_segmentation(prediction, path))
+        if kind == "overlay":
+            return _file(f"{stem}_overlay.png", "image/png", _overlay(prediction))
         page = html_report.render(prediction, attribution=attribution)
         return _file(f"{stem}_report.html", "text/html", page.encode("utf-8"))
     except (UnreadableImageError, SegmentationError, EngineUnavailable, EngineError, ValueError) as error:
@@ -40,6 +46,13 @@ def make(desk: Desk, source: Source, *, kind: str, engine: str, thresholds: Mapp
     except Exception:  # the outermost edge: the visitor gets a sentence, the log the rest
         log.exception("making a %s failed", kind)
         return desk.refuse(f"The file for {source.name} could not be made; the server's log says why.")
+
+
+def _overlay(prediction: Prediction) -> bytes:
+    """The X-ray at its own size with every class outlined, as the command line writes it."""
+    buffer = io.BytesIO()
+    Image.fromarray(overlay.draw(prediction)).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
 
 
 def _file(name: str, kind: str, data: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ AT_ONCE = 256
 """Requests in hand, and as many open streams again; more than that get 503."""
 SILENCE_S, BODY_S = 30.0, 600.0
 """How long a body may pause, and how long it may take in all."""
-STILL_TIMES = 12
-"""Pictures, scripts and styles cost little: this many times as many are let in as are work."""
+STILL_TIMES, CALL_TIMES = 12, 4
+"""Pictures, scripts and styles cost little, and one image takes an upload and two calls of which one runs the model: so
+many times as many of them are let in as images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +97,13 @@ class _Gone(Exception):
 @dataclass
 class Guard:
     """ASGI middleware. `signed_in` says of a request's cookies whether they are a login; `functions` names what the
-    page can be asked to run, by number or name."""
+    page can be asked to run, by number or name, and says of each whether it runs the model."""
 
     app: ASGIApp
     policy: Policy
     gate: Gate | None = None
     signed_in: Callable[[dict[str, str]], bool] = field(default=lambda cookies: False)
-    functions: Callable[[], Collection[int | str]] | None = None
+    functions: Callable[[], Mapping[int | str, bool]] | None = None
     closing: bool = False
     """Set to let nothing new begin; what was begun goes on."""
     working: int = 0
@@ -110,10 +111,11 @@ class Guard:
     _streams: int = 0
 
     def __post_init__(self) -> None:
-        per_minute = self.policy.per_minute
-        self._work = Rate(per_minute, burst=max(8, per_minute / 2)) if per_minute else None
-        still = (per_minute or 0) * STILL_TIMES
-        self._still = Rate(still, burst=max(200, still / 2)) if per_minute else None
+        def rate(times: int, least: int) -> Rate | None:
+            per_minute = (self.policy.per_minute or 0) * times
+            return Rate(per_minute, burst=max(least, per_minute / 2)) if per_minute else None
+
+        self._images, self._calls, self._still = rate(1, 8), rate(CALL_TIMES, 8 * CALL_TIMES), rate(STILL_TIMES, 200)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -159,7 +161,7 @@ class Guard:
         self.working, self._streams = self.working + (not idle), self._streams + idle
         try:
             if door.kind == "call":
-                await self._check_call(path, body)
+                await self._check_call(path, body, client)
             if door.kind == "login" and self.gate is not None:
                 self._begin_login(client)
             await self.app(scope, body, answer)
@@ -188,8 +190,14 @@ class Guard:
             raise _Refusal(403, "Requests from other sites are not answered.")
 
     def _check_rate(self, door: Door, path: str, client: str) -> None:
-        work = door.kind in ("call", "upload", "login") or path == "/v1/segment"
-        rate = self._work if work else self._still
+        """One request; a call that runs the model counts as an image too, once its body says so (_check_call)."""
+        if path == "/v1/segment":
+            self._take(self._images, client)
+        else:
+            self._take(self._calls if door.kind in ("call", "upload", "login") else self._still, client)
+
+    @staticmethod
+    def _take(rate: Rate | None, client: str) -> None:
         if rate is not None and (wait_s := rate.take(client)):
             raise _Refusal(429, "Too many requests; please wait a moment.", wait_s=wait_s)
 
@@ -205,17 +213,22 @@ class Guard:
         except LockedError as locked:  # 400 is what Gradio's login form shows as wrong; to 429 it does nothing
             raise _Refusal(400, str(locked), wait_s=locked.wait_s) from None
 
-    async def _check_call(self, path: str, body: _Body) -> None:
+    async def _check_call(self, path: str, body: _Body, client: str) -> None:
         try:
             asked = json.loads(await body.buffer())
         except (ValueError, RecursionError):
             raise _Refusal(400, "The request is not JSON.") from None
         if not isinstance(asked, dict) or doors.strange_paths(asked, folder=self.policy.folder):
             raise _Refusal(400, "Upload a file first; the server opens no other paths and no addresses.")
+        runs_model = True
         if self.functions is not None:
             named = path.rpartition("/")[2] if path.startswith("/gradio_api/call/") else asked.get("fn_index")
-            if not isinstance(named, (int, str)) or named not in self.functions():
+            functions = self.functions()
+            if not isinstance(named, (int, str)) or named not in functions:
                 raise _Refusal(404, "There is no such function.")
+            runs_model = functions[named]
+        if runs_model:
+            self._take(self._images, client)
 
     def _headers(self, path: str, door: Door | None) -> dict[str, str]:
         csp = self.policy.page_csp()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from sgmsnet.web import batch_panel, compare_panel, doors, handlers, truth_panel
+from sgmsnet.web import about, batch_panel, compare_panel, doors, handlers, truth_panel
 from sgmsnet.web.desk import Availability, Desk, Example
 
 TITLE = "SGMSNet: chest X-ray segmentation"
-UPLOADS_CHECKED_S, UPLOADS_KEPT_S = 600, 3600
+UPLOADS_CHECKED_S = 600
 WAITING_AT_MOST = 32
 
 _HERE = Path(__file__).resolve().parent
@@ -30,31 +34,34 @@ _HEADER = """
 
 _HINT = """
 <p class="sg-hint">Frontal view. PNG, JPEG, TIFF or DICOM, 8 to 16 bit, up to 64 MB. Or paste a picture.
-Uploads are deleted after about an hour; names in DICOM files are not read.</p>"""
+Uploads are deleted after about {kept}; names in DICOM files are not read.</p>"""
 
-_ABOUT = """
-<div class="sg-about">
-<p>A ResNet-34 encoder with a learned memory, gated skip connections and spatial attention, after the SGMSNet paper
-(IEEE CME 2025, doi 10.1109/CME67420.2025.11239364).</p>
-<p>It marks opacities that look like pneumonia on frontal chest X-rays. It does not diagnose, and it misses faint and
-small findings.</p>
-<p>From a program: <a href="v1/" target="_blank" rel="noopener">REST at <code>/v1/segment</code></a>, or
-<code>gradio_client</code>, endpoint <code>/segment</code>.</p>
-</div>"""
+_LIMITS = """It marks opacities that look like pneumonia on frontal chest X-rays. It does not diagnose, and it misses
+faint and small findings."""
 
 
-def build(desk: Desk) -> gr.Blocks:
-    """The whole page, ready for launch(**launch_options())."""
-    with gr.Blocks(
-        title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(UPLOADS_CHECKED_S, UPLOADS_KEPT_S)
-    ) as page:
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the page tells about its server: the address, how long uploads are kept, which weights it shows."""
+
+    address: str = "http://127.0.0.1:7860"
+    kept_min: float = 60.0
+    weights: Path | None = None
+
+
+def build(desk: Desk, facts: Facts | None = None, *, public: Callable[[], str | None] = lambda: None) -> gr.Blocks:
+    """The whole page, ready for launch(**launch_options()). `public` gives what is to be said of a public link."""
+    facts = facts or Facts()
+    cached = (UPLOADS_CHECKED_S, round(facts.kept_min * 60))
+    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=cached) as page:
         gr.HTML(_HEADER)
+        link = gr.HTML(None, visible=False, elem_id="sg-link")
         with gr.Row(elem_id="sg-body"):
             with gr.Column(elem_id="sg-rail"):
                 upload = gr.File(
                     label="Chest X-ray", type="filepath", show_label=False, height=132, elem_id="sg-upload"
                 )
-                gr.HTML(_HINT)
+                gr.HTML(_HINT.format(kept=about.kept(facts.kept_min)))
                 strip = _strip(list(desk.examples.values()))
             with gr.Column(elem_id="sg-result"):
                 viewer = _viewer()
@@ -64,9 +71,7 @@ def build(desk: Desk) -> gr.Blocks:
                     engine_choices(desk.engines), value=desk.first, label="Engine", elem_id="sg-engine"
                 )
                 with gr.Accordion("Engines on this machine", open=False):
-                    gr.HTML(reasons(desk.engines))
-                with gr.Accordion("About and limits", open=False):
-                    gr.HTML(_ABOUT)
+                    gr.HTML(reasons(desk))
         source = gr.State(None)
         exact = gr.HTML(None, js_on_load=_read("exact.js"), visible="hidden")
         chosen = gr.JSON(visible="hidden")
@@ -74,6 +79,7 @@ def build(desk: Desk) -> gr.Blocks:
             compare_panel.build(desk, source=source)
             truth_panel.build(desk, source=source, engine=engine, chosen=chosen)
             batch_panel.build(desk, engine=engine)
+            calls = _about(facts)
         handlers.connect(
             desk,
             upload=upload,
@@ -83,6 +89,13 @@ def build(desk: Desk) -> gr.Blocks:
             exact=exact,
             source=source,
         )
+
+        def arrive(request: gr.Request) -> tuple[Any, str]:
+            """What is known only once somebody asks: the public link, and by which address the page was reached."""
+            here = about.origin(dict(request.headers), request.url.scheme) or facts.address
+            return gr.update(value=_link(public()), visible=public() is not None), about.programs(here)
+
+        page.load(arrive, None, [link, calls], api_visibility="private", show_progress="hidden", **doors.LIGHT)
     return page.queue(max_size=WAITING_AT_MOST)
 
 
@@ -95,6 +108,7 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "footer_links": [],
+        "favicon_path": _HERE / "favicon.svg",
         "max_file_size": doors.BATCH_BYTES,  # for a zip; a larger image than may be is refused by its reader
     }
 
@@ -104,15 +118,45 @@ def engine_choices(engines: list[Availability]) -> list[tuple[str, str]]:
     return [("Automatic", "auto"), *((found.name, found.name) for found in engines if found.available)]
 
 
-def reasons(engines: list[Availability]) -> str:
-    """HTML list of all engines with the version or the reason why one does not run here."""
+def reasons(desk: Desk) -> str:
+    """HTML list of all engines: version and notes, or the reason why one does not run here."""
     rows = (
         f"<dt>{escape(found.name)}</dt><dd>"
-        + escape(f"Available, version {found.version}" if found.available else found.reason)
+        + escape("; ".join((f"Available, version {found.version}", *desk.notes(found.name))))
         + "</dd>"
-        for found in engines
+        if found.available
+        else f"<dt>{escape(found.name)}</dt><dd>{escape(found.reason)}</dd>"
+        for found in desk.standing()
     )
     return f'<dl class="sg-reasons">{"".join(rows)}</dl>'
+
+
+def numbered(captions: Sequence[str]) -> list[str]:
+    """Captions that can be told apart: those that occur more than once get a number."""
+    often, met = Counter(captions), Counter[str]()
+    told = []
+    for caption in captions:
+        met[caption] += 1
+        told.append(f"{caption} ({met[caption]})" if often[caption] > 1 else caption)
+    return told
+
+
+def _about(facts: Facts) -> gr.Markdown:
+    """The panel with model card, citation and calls; returns the part that names the page's address."""
+    with gr.Accordion("About: model, data, limits, citation", open=False, elem_id="sg-about", elem_classes="sg-panel"):
+        (_, opening), *sections = about.card(facts.weights)
+        gr.Markdown(f"{_LIMITS}\n\n{opening}", elem_classes="sg-text")
+        for heading, text in (*sections, ("Cite", about.citation())):
+            with gr.Accordion(heading, open=False):
+                gr.Markdown(text, elem_classes="sg-text")
+        with gr.Accordion("Call it from a program", open=False):
+            return gr.Markdown(about.programs(facts.address), elem_classes="sg-text")
+
+
+def _link(sentence: str | None) -> str:
+    """A sentence as HTML, with an address in it to click on."""
+    told = re.sub(r"https://[^\s<]+", r'<a href="\g<0>">\g<0></a>', escape(sentence or "", quote=False))
+    return f'<p class="sg-note" role="status">{told}</p>'
 
 
 def _viewer() -> gr.HTML:
@@ -130,8 +174,8 @@ def _strip(examples: list[Example]) -> gr.HTML:
     tiles = "".join(
         f'<li><button type="button" class="sg-example" data-name="{escape(one.name)}" aria-current="false"'
         f' title="{escape(one.attribution)}"><img src="{one.thumbnail}" alt="Example X-ray" width="144" height="144">'
-        f"<span>{escape(one.caption)}</span></button></li>"
-        for one in examples
+        f"<span>{escape(caption)}</span></button></li>"
+        for one, caption in zip(examples, numbered([one.caption for one in examples]), strict=True)
     )
     content = f'<div class="sg-strip"><h2>Examples</h2><ul>{tiles}</ul></div>' if examples else ""
     return gr.HTML(content, js_on_load=_read("strip.js"), apply_default_css=False)

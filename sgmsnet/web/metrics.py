@@ -1,17 +1,19 @@
-"""What Prometheus is told about the server: requests, errors, latency by stage and engine, in flight. Counts only.
+"""What Prometheus is told about the server: requests, errors, latency by stage and engine, what waits. Counts only.
 
 Nothing here names an image, an address or a visitor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 Interface = Literal["page", "rest"]
+Action = Literal["download", "truth", "compare"]
+"""A file that the server made, a mask that was compared, a comparison of engines."""
 Reason = Literal["refused", "failed"]
 """Refused: what was sent cannot be used. Failed: the server is to blame."""
 
@@ -35,6 +37,15 @@ class Metrics:
             buckets=_STAGE_BUCKETS_S,
             registry=self._registry,
         )
+        self._actions = Counter(
+            "sgmsnet_actions",
+            "Requests for a shown image: download, truth, compare",
+            ["action"],
+            registry=self._registry,
+        )
+        self._waiting = Gauge(
+            "sgmsnet_waiting", "Requests whose turn has not come", ["interface"], registry=self._registry
+        )
         self._in_flight = Gauge(
             "sgmsnet_in_flight", "Images being worked on or waiting for it", ["interface"], registry=self._registry
         )
@@ -49,6 +60,14 @@ class Metrics:
     def error(self, interface: Interface, reason: Reason) -> None:
         """Counts an image that got no result."""
         self._errors.labels(interface, reason).inc()
+
+    def action(self, action: Action) -> None:
+        """Counts what is asked for beside the segmentation of an image."""
+        self._actions.labels(action).inc()
+
+    def waiting(self, interface: Interface, count: Callable[[], float]) -> None:
+        """Whom to ask, whenever Prometheus does, how many wait."""
+        self._waiting.labels(interface).set_function(count)
 
     def observe(self, record: Mapping[str, Any]) -> None:
         """Takes the times by stage from a record of the result schema."""

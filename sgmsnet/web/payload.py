@@ -44,6 +44,7 @@ def from_prediction(prediction: Prediction, *, attribution: str = "") -> dict[st
         "attention": [_attention(prediction, name) for name in prediction.attention],
         "scale": overlay.colormap(np.linspace(0, 1, SCALE_STOPS)).tolist(),
         "record": record,
+        "notes": list(prediction.engine.notes),
     }
     # The record leaves with the time of its own encoding, which is the last stage of this image.
     record["timings_ms"] = {**record["timings_ms"], "encode": round((time.perf_counter() - began) * 1000, 2)}

@@ -27,8 +27,8 @@ from sgmsnet import imaging, raster
 from sgmsnet.imaging import UnreadableImageError
 from sgmsnet.png import mask_png
 from sgmsnet.prediction import Prediction
-from sgmsnet.web import describe, form
-from sgmsnet.web.desk import AT_ONCE, Desk
+from sgmsnet.web import about, describe, form
+from sgmsnet.web.desk import Desk
 from sgmsnet.web.form import Asked, Masks, RestError
 from sgmsnet.web.gate import Gate, LockedError, client_of
 
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 READY_KEPT_S = 5.0
 WAITING_AT_MOST = 32
 
+_PROBED = ["GET", "HEAD"]
+_PRINTED = "http://127.0.0.1:7860"
+"""The address in rest.html, which the reader gets as the one that was asked."""
 _PAGE = Path(__file__).resolve().with_name("rest.html")
 
 
@@ -46,11 +49,11 @@ def attach(app: FastAPI, desk: Desk, *, gate: Gate | None = None) -> None:
     ready = Readiness(desk)
     app.mount("/v1", build(desk, gate=gate))
 
-    @app.get("/health", include_in_schema=False)
+    @app.api_route("/health", methods=_PROBED, include_in_schema=False)
     async def health() -> Response:
         return JSONResponse({"status": "ok"})
 
-    @app.get("/ready", include_in_schema=False)
+    @app.api_route("/ready", methods=_PROBED, include_in_schema=False)
     def readiness() -> Response:  # not async: it runs the model
         return JSONResponse({"status": "ready"}) if ready() else JSONResponse({"status": "not ready"}, 503)
 
@@ -82,11 +85,12 @@ def build(desk: Desk, *, gate: Gate | None = None) -> FastAPI:
 
     @api.get("/openapi.json", include_in_schema=False)
     def schema() -> Response:
-        return JSONResponse(api.openapi())
+        return JSONResponse(describe.complete(api.openapi(), locked=gate is not None))
 
     @api.get("/", include_in_schema=False)
-    def page() -> Response:
-        return HTMLResponse(_PAGE.read_text(encoding="utf-8"))
+    def page(request: Request) -> Response:
+        here = about.origin(request.headers, request.url.scheme) or _PRINTED
+        return HTMLResponse(_PAGE.read_text(encoding="utf-8").replace(_PRINTED, here))
 
     return api
 
@@ -134,12 +138,13 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 
 
 def _segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
-    workers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rest")
-    most = AT_ONCE + WAITING_AT_MOST
-    present = 0  # changed on the event loop alone
+    workers = ThreadPoolExecutor(desk.at_once, thread_name_prefix="rest")
+    most = desk.at_once + WAITING_AT_MOST
+    present = asking = 0  # changed on the event loop alone; the second has been read and wants the model
+    desk.metrics.waiting("rest", lambda: max(0, asking - desk.at_once))
 
     async def segment(request: Request) -> Response:
-        nonlocal present
+        nonlocal present, asking
         with desk.metrics.request("rest"):
             present += 1
             try:
@@ -147,7 +152,11 @@ def _segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
                     raise RestError(503, "The server is busy; please try again shortly.")
                 asked = await form.read(request)
                 loop = asyncio.get_running_loop()
-                return JSONResponse(await loop.run_in_executor(workers, _answer, desk, asked))
+                asking += 1
+                try:
+                    return JSONResponse(await loop.run_in_executor(workers, _answer, desk, asked))
+                finally:
+                    asking -= 1
             except RestError as error:
                 desk.metrics.error("rest", "refused" if error.status < 500 else "failed")
                 raise
@@ -196,7 +205,7 @@ def _model(desk: Desk) -> dict[str, Any]:
     info = pipeline.info
     engines = [
         {"name": one.name, "available": one.available, "reason": one.reason, "version": one.version}
-        for one in desk.engines
+        for one in desk.standing()
     ]
     return {
         "name": info.model,
@@ -204,7 +213,12 @@ def _model(desk: Desk) -> dict[str, Any]:
         "classes": list(info.classes),
         "thresholds": pipeline.thresholds,
         "input": {"height": info.height, "width": info.width},
-        "engine": {"name": info.backend, "precision": info.precision, "device": info.device},
+        "engine": {
+            "name": info.backend,
+            "precision": info.precision,
+            "device": info.device,
+            "notes": list(info.notes),
+        },
         "engines": engines,
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from sgmsnet.web import layout, rest
+from sgmsnet.web import doors, layout, rest
 from sgmsnet.web.desk import Desk
 from sgmsnet.web.gate import ATTEMPTS, Gate
 from sgmsnet.web.guard import Guard, Policy
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 25.0
 """After SIGTERM, for what is running."""
+NO_LINK = "No public link could be made; the local page keeps running."
 _AUTH_MESSAGE = f"After {ATTEMPTS} wrong passwords in a row, further ones are refused for a while."
 
 
@@ -39,13 +40,16 @@ class Server:
         port: int,
         login: tuple[str, str] | None = None,
         share: bool = False,
+        facts: layout.Facts | None = None,
     ) -> None:
-        """Start to serve; raises OSError where that is not possible."""
+        """Start to serve; raises OSError where that is not possible. The page tells `facts` about this server."""
         self._gate = Gate(*login) if login else None
         self._desk, self._policy = desk, policy
         self._guard: Guard | None = None
-        self._page = layout.build(desk)
-        _, _, self.link = self._page.launch(
+        self._share, self._link = share, None
+        self._page = layout.build(desk, facts, public=self.public)
+        desk.metrics.waiting("page", lambda: len(self._page._queue))
+        _, _, self._link = self._page.launch(
             server_name=host,
             server_port=port,
             share=share,
@@ -57,6 +61,12 @@ class Server:
             enable_monitoring=False,
             **layout.launch_options(),
         )
+
+    def public(self) -> str | None:
+        """What is to be said of a public link, on the page and in the terminal; None where none was asked for."""
+        if not self._share:
+            return None
+        return f"Public link: {self._link}" if self._link else NO_LINK
 
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncGenerator[None, None]:
@@ -110,6 +120,11 @@ def _signed_in(app: Any, cookies: dict[str, str]) -> bool:
     return any(token in app.tokens for token in given if token)
 
 
-def _functions(blocks: gr.Blocks) -> set[int | str]:
-    names = {function.api_name for function in blocks.fns.values() if isinstance(function.api_name, str)}
-    return {*blocks.fns, *names}
+def _functions(blocks: gr.Blocks) -> dict[int | str, bool]:
+    """By number and by name, whether a function of the page runs the model."""
+    known: dict[int | str, bool] = {}
+    for number, function in blocks.fns.items():
+        known[number] = function.concurrency_id != doors.LIGHT["concurrency_id"]
+        if isinstance(function.api_name, str):
+            known[function.api_name] = known[number]
+    return known

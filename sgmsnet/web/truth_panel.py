@@ -44,6 +44,7 @@ def build(desk: Desk, *, source: gr.State, engine: gr.Dropdown, chosen: gr.JSON)
             return problem(NO_IMAGE)
         if mask is None:
             return problem("Choose a mask first.")
+        desk.metrics.action("truth")
         try:
             return render(_judge(desk, Path(mask), name, kept, engine, thresholds))
         except (UnreadableImageError, EngineUnavailable, EngineError, ValueError) as error:

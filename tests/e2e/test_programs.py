@@ -22,6 +22,7 @@ from PIL import Image
 
 import sgmsnet
 from sgmsnet.prediction import Prediction
+from sgmsnet.web import about
 from tests import needs
 
 README = (needs.ROOT / "README.md").read_text(encoding="utf-8")
@@ -110,6 +111,18 @@ def test_httpx(port: int, folder: Path, expected: Prediction) -> None:
     assert float(printed) == expected.measurements.infected_share.both
     with Image.open(folder / "infection.png") as mask:
         np.testing.assert_array_equal(np.asarray(mask) > 0, expected.masks["infection"])
+
+
+def test_the_calls_that_about_shows(port: int, folder: Path, expected: Prediction) -> None:
+    (folder / "chest.png").write_bytes((folder / "examples" / "covid_adult_1.jpg").read_bytes())
+    blocks = re.findall(r"```(\w*)\n(.*?)```", about.programs(f"http://127.0.0.1:{port}"), flags=re.DOTALL)
+    assert [language for language, _ in blocks] == ["", "python", "python"]
+    both = str(expected.measurements.infected_share.both)
+    if shutil.which("curl"):
+        words = shlex.split(blocks[0][1])
+        assert both in run([words[0], "--silent", "--fail", *words[1:]], folder)
+    for _, snippet in blocks[1:]:
+        assert "'both': " in run([sys.executable, "-c", snippet], folder)
 
 
 def test_gradio_client(port: int, folder: Path) -> None:

@@ -84,6 +84,19 @@ def test_the_page_may_be_framed_by_the_site_of_spaces_and_lists_the_examples(spa
         assert "covid_adult_1.jpg" in json.dumps(client.get("/config").json())
 
 
+def test_model_card_citation_and_schema_travel(space: str) -> None:
+    with httpx.Client(base_url=space, trust_env=False, timeout=60) as client:
+        shown = json.dumps(client.get("/config").json())
+        for words in (
+            "Figures on the validation parts",
+            "You may use, copy and change these weights",
+            "@inproceedings",
+        ):
+            assert words in shown, words
+        described = client.get("/v1/openapi.json").json()
+        assert "infected_share" in described["components"]["schemas"]["Result"]["properties"]
+
+
 def test_the_dockerfile_s_health_check_tells_a_running_server_from_none(space: str) -> None:
     dockerfile = (ROOT / "deploy" / "docker" / "Dockerfile").read_text(encoding="utf-8")
     check = re.search(r"HEALTHCHECK[^[]*(\[.*\])", dockerfile)

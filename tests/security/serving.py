@@ -54,7 +54,7 @@ def free_port() -> int:
     return port
 
 
-def fake_desk(*, run_limit_s: float = 30.0, **engines: Engine) -> Desk:
+def fake_desk(*, run_limit_s: float = 30.0, at_once: int = 2, **engines: Engine) -> Desk:
     """A desk with engines by name, the first of which is the default; one FakeEngine where none is given."""
     given: dict[str, Engine] = engines or {"fake": FakeEngine()}
     for name, engine in given.items():
@@ -65,7 +65,14 @@ def fake_desk(*, run_limit_s: float = 30.0, **engines: Engine) -> Desk:
         return Pipeline(given[first if name == "auto" else name], thresholds={"lungs": 0.4}, temperature={})
 
     known = [SimpleNamespace(name=name, available=True, reason="installed", version="1.0") for name in given]
-    return Desk(opened, probe=lambda: known, first=first, examples=ROOT / "examples", run_limit_s=run_limit_s)
+    return Desk(
+        opened,
+        probe=lambda: known,
+        first=first,
+        examples=ROOT / "examples",
+        run_limit_s=run_limit_s,
+        at_once=at_once,
+    )
 
 
 @dataclass(frozen=True)

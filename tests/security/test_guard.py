@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 import json
+import re
 import shutil
 import socket
 import threading
@@ -363,12 +364,31 @@ def test_a_client_that_asks_too_often_waits_and_others_do_not(servers: dict[str,
     assert server.client.get("/health").status_code == 200
 
 
+def test_an_image_on_the_page_counts_once(servers: dict[str, Running]) -> None:
+    """Its upload, and calls that run no model, have a limit of their own: REST and page let the same number in."""
+    other = {"x-forwarded-for": "198.51.100.8"}  # a client of its own, with full buckets
+    with httpx.Client(base_url=servers["limited"].url, headers=other, trust_env=False) as client:
+        events = client.get("/config").json()["dependencies"]
+        light = next(one["id"] for one in events if [target[1] for target in one["targets"]] == ["load"])
+        codes = []
+        for i in range(9):
+            path = upload(client)
+            assert join(client, [], light, f"once{i}").status_code == 200
+            codes.append(
+                join(client, [{"path": path, "meta": FILE}, "auto"], function_of(client), f"once{i}").status_code
+            )
+        assert codes == [200] * 8 + [429]
+        codes = [join(client, [], light, "more").status_code for _ in range(30)]
+        assert (codes[0], codes[-1]) == (200, 429)
+
+
 def test_a_full_queue_says_busy_on_the_page_and_in_rest(servers: dict[str, Running]) -> None:
     server = servers["crowded"]
     function, path = function_of(server.client), upload(server.client)
     asked = [join(server.client, [{"path": path, "meta": FILE}, "auto"], function, f"q{i}") for i in range(9)]
     busy = [answer for answer in asked if answer.status_code == 503]
     assert busy
+    assert re.search(r'sgmsnet_waiting\{interface="page"\} [1-9]', server.client.get("/metrics").text)
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in busy)
     for i, answer in enumerate(asked):
         if answer.status_code == 200:  # what was taken is answered

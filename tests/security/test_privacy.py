@@ -25,11 +25,14 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from sgmsnet import dicom_seg, html_report, imaging
 from sgmsnet.imaging import UnreadableImageError
 from sgmsnet.pipeline import Pipeline
+from sgmsnet.web import batch, compare_chart, truth
+from sgmsnet.web.compare import compare
+from sgmsnet.web.desk import Source
 from tests.fakes import FakeEngine, draw_xray
 from tests.needs import ROOT
 from tests.security import mutate
 from tests.security.asking import ask_page, ask_rest
-from tests.security.serving import Running
+from tests.security.serving import Running, fake_desk
 
 HEADER, NAME = "Zebrowsk", "Quillfeather"
 """The first stands in headers alone, the second in file names alone."""
@@ -222,3 +225,97 @@ def test_the_command_line_writes_nothing_of_a_header(tiny_model: Path, tmp_path:
             assert np.asarray(Image.open(io.BytesIO(data))).size
         if path.suffix == ".dcm":
             assert not found_in(data, NAME), path
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> list[Path]:
+    """One file of each format and a damaged one, with the markers in headers and names."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    given = {f"{NAME}-{format}.img": marked(format) for format in FORMATS} | {
+        f"{NAME}-broken.dcm": marked_dicom()[:-50]
+    }
+    for name, data in given.items():
+        (folder / name).write_bytes(data)
+    return sorted(folder.iterdir())
+
+
+def test_a_batch_and_its_zip_hold_nothing_of_a_header(
+    uploads: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    packed = tmp_path / f"{NAME}.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(uploads[0], f"{NAME}/inside.img")
+    desk = fake_desk()
+    caplog.clear()
+    *_, last = batch.run(desk, [*uploads, packed], engine="fake", folder=tmp_path)
+    assert last.archive is not None
+    assert [row.status for row in last.rows].count("failed") == 1
+    results = last.archive.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(results)) as made:
+        assert len(made.namelist()) == 2 + 3 * (len(uploads))  # but for the broken one's, and with the packed one's
+    told = [repr(last), caplog.text, desk.metrics.text().decode()]
+    assert not any(found_in(text, HEADER) for text in [results, *told])
+    assert found_in(results, NAME)  # the sender's own
+    assert not any(found_in(text, NAME) for text in told[1:])
+
+
+def test_comparisons_tell_nothing_of_a_header(
+    uploads: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    desk = fake_desk()
+    texts = PngInfo()
+    texts.add_text("Title", HEADER)
+    mask = tmp_path / f"{NAME}-mask.png"
+    Image.fromarray(CHEST).save(mask, pnginfo=texts)
+    wrong = tmp_path / f"{NAME}.jpg"
+    wrong.write_bytes(marked("JPEG"))
+    caplog.clear()
+    for path in uploads:
+        source = Source.upload(str(path))
+        if "broken" in path.name:
+            with pytest.raises(UnreadableImageError) as refused:
+                list(compare(desk, source, rounds=1))
+            assert HEADER not in str(refused.value)
+            continue
+        *_, engines = compare(desk, source, rounds=1)
+        prediction = desk.predict(path, name=path.name, engine="fake")
+        assert engines.timed
+        agreement = truth.judge(prediction, truth.read_mask(mask, height=200, width=240), name="lungs")
+        picture = io.BytesIO()
+        Image.fromarray(agreement.picture).save(picture, "PNG")
+        for told in (
+            repr(engines),
+            compare_chart.render(engines, desk.standing()),
+            repr(agreement),
+            picture.getvalue(),
+        ):
+            assert not found_in(told, HEADER)
+    with pytest.raises(UnreadableImageError) as refused:
+        truth.read_mask(wrong, height=200, width=240)
+    assert HEADER not in str(refused.value)
+    assert HEADER not in caplog.text
+    assert NAME not in caplog.text
+
+
+def test_an_archive_s_done_list_and_tables_hold_nothing_of_a_header(
+    uploads: list[Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "sgmsnet", "predict", "--list", str(tmp_path / "list.txt")]
+    command += ["--output", str(output), "--table", "parquet", "--model", str(tiny_model)]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in uploads))
+    done = subprocess.run([*command, "--engine", "onnxruntime"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr  # for the broken one
+    names = {path.name for path in output.iterdir() if path.is_file()}
+    assert {"predictions.jsonl", "predictions.csv", "predictions.parquet", "archive.json"} <= names
+    assert not found_in(done.stdout + done.stderr, HEADER)
+    for path in output.rglob("*"):
+        assert not path.is_file() or not found_in(path.read_bytes(), HEADER), path
+    import pyarrow.parquet
+
+    assert not found_in(repr(pyarrow.parquet.read_table(output / "predictions.parquet").to_pylist()), HEADER)
+    assert not found_in((output / "archive.json").read_bytes(), NAME)

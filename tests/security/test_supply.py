@@ -66,7 +66,7 @@ def test_the_lock_file_names_no_place_and_leaves_torch_to_the_user() -> None:
 
 
 def test_security_md_names_tests_that_exist() -> None:
-    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     named = re.findall(r"`(?:\.\./unit/)?(test_\w+\.py)(?:::(test_\w+))?`", page)
     assert len(named) > 12
     for file, test in named:

@@ -56,6 +56,8 @@ def test_every_option_is_taken() -> None:
         "--port -1",
         "--rate-limit -1",
         "--rate-limit x",
+        "--at-once 0",
+        "--at-once x",
         "--keep 0",
         "--keep nan",
         "--keep inf",
@@ -77,6 +79,16 @@ def test_a_public_link_always_has_a_password() -> None:
     assert second is not None
     assert len(first[1]) >= 12
     assert first[1] != second[1]
+
+
+@pytest.mark.parametrize(("option", "says"), [("--keep 61", "at most 60 minutes"), ("--rate-limit 0", "above 0")])
+def test_a_public_link_has_its_limits(option: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    app.parse(option.split())  # for this machine alone it may be
+    with pytest.raises(SystemExit) as stop:
+        app.parse(["--share", *option.split()])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert app.parse(["--share", "--keep", "60", "--rate-limit", "1"]).share
 
 
 def test_a_taken_port_is_one_sentence_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +119,8 @@ def test_who_can_be_reached_answers_to_any_name_at_a_limited_rate(line: str) -> 
     assert app.hosts(options) is None
     assert app.rate(options) == app.RATE_WHEN_REACHABLE
     assert app.rate(app.parse([*line.split(), "--rate-limit", "7"])) == 7
-    assert app.rate(app.parse([*line.split(), "--rate-limit", "0"])) is None
+    if "--share" not in line:
+        assert app.rate(app.parse([*line.split(), "--rate-limit", "0"])) is None
 
 
 def test_the_proxy_of_a_space_is_believed_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import app
+from sgmsnet import checkpoint
+from sgmsnet.web import about, describe
 from tests.needs import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -112,11 +115,24 @@ def test_the_dockerfile_copies_what_is_there_and_ignores_none_of_it() -> None:
     assert allowed == set(copied)
 
 
+def test_every_image_and_the_space_get_what_the_page_reads() -> None:
+    parts = runpy.run_path(str(DEPLOY / "space" / "fill.py"))["PARTS"]
+    jetson = (DEPLOY / "jetson" / "Dockerfile").read_text(encoding="utf-8")
+    copied = [source for line in instructions("COPY") for source in shlex.split(line)[:-1]]
+    for path in (about.CITATION, describe.RECORD, checkpoint.SHIPPED, app.EXAMPLES):
+        name = path.relative_to(ROOT).as_posix()
+        assert name in parts
+        assert name in copied
+        assert f"COPY {name} " in jetson
+
+
 def test_the_container_runs_without_rights_without_torch_and_says_whether_it_is_well() -> None:
     [user] = instructions("USER")
     assert user == "10001"
     assert DOCKERFILE.index("USER") < DOCKERFILE.index("ENTRYPOINT")
-    assert "torch" not in "".join(instructions("RUN"))
+    [install] = instructions("RUN")
+    assert "torch" not in install
+    assert "pip install --require-hashes --no-deps --requirement requirements.lock" in install
     [check] = instructions("HEALTHCHECK.*CMD")
     assert "/health" in check
 

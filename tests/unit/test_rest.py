@@ -6,7 +6,11 @@ import asyncio
 import base64
 import io
 import json
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,12 +27,13 @@ from PIL import Image
 
 import sgmsnet
 from engines import select
+from engines.base import Availability
 from sgmsnet import checkpoint
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.web import form, rest
-from sgmsnet.web.desk import Desk
+from sgmsnet.web.desk import AT_ONCE, Desk
 from sgmsnet.web.gate import Gate
-from tests.fakes import FakeEngine, draw_xray
+from tests.fakes import FakeEngine, draw_xray, info_with
 from tests.needs import ROOT
 
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "prediction.schema.json").read_text()))
@@ -231,6 +236,30 @@ def test_models_names_classes_thresholds_and_engines(client: TestClient) -> None
     assert [engine["name"] for engine in model["engines"]] == ["fake"]
 
 
+def test_models_and_page_tell_what_was_refused_and_how_the_engine_runs() -> None:
+    found = [Availability(name, True, "installed", "1") for name in ("fast", "fake", "spare")]
+    refused = (replace(found[0], available=False, reason="it is off", refused=True),)
+    engine = FakeEngine(info_with(notes=("runs slowly",)))
+    desk = Desk(
+        lambda name: Pipeline(engine, thresholds={}, temperature={}, skipped=refused),
+        probe=lambda: found,
+        first="auto",
+        examples=ROOT / "nowhere",
+    )
+    (model,) = serve(desk).get("/v1/models").json()["models"]
+    assert model["engine"]["notes"] == ["runs slowly"]
+    assert [(one["available"], one["reason"]) for one in model["engines"]] == [
+        (False, "it is off"),
+        (True, "installed"),
+        (True, "installed"),
+    ]
+    from sgmsnet.web import layout  # and Gradio with it
+
+    page = layout.reasons(desk)
+    assert "<dt>fast</dt><dd>it is off</dd>" in page
+    assert "<dt>fake</dt><dd>Available, version 1; runs slowly</dd>" in page
+
+
 def test_the_documentation_names_every_path_and_option_and_loads_nothing(client: TestClient) -> None:
     described = client.get("/v1/openapi.json").json()
     page = client.get("/v1/").text
@@ -241,6 +270,42 @@ def test_the_documentation_names_every_path_and_option_and_loads_nothing(client:
     for parameter in operation["parameters"]:
         assert parameter["name"].split(".")[0] in page
     assert not any(tag in page for tag in ("<script", "<link", "src=", "@import"))
+
+
+@pytest.mark.parametrize("masks", ["png", "rle", "none"])
+def test_the_description_holds_for_answers_and_refusals(client: TestClient, masks: str) -> None:
+    described = client.get("/v1/openapi.json").json()
+
+    def holds(part: str, answer: Any) -> bool:
+        return Draft202012Validator({**described, "$ref": f"#/components/schemas/{part}"}).is_valid(answer)
+
+    answer = send(client, masks=masks).json()
+    assert holds("Result", answer)
+    assert not holds("Result", {**answer, "width": "wide"})
+    assert not holds("Result", {**answer, "masks": {"lungs": 7}})
+    assert holds("Models", client.get("/v1/models").json())
+    assert holds("Error", send(client, b"no image").json())
+    responses = described["paths"]["/segment"]["post"]["responses"]
+    assert {"200", "401", "415", "422", "429", "500", "503"} <= set(responses)
+    page = client.get("/v1/").text
+    assert [status for status in responses if status != "200" and status not in page] == []
+
+
+def test_the_description_names_the_login_where_there_is_one(client: TestClient) -> None:
+    assert "security" not in client.get("/v1/openapi.json").json()
+    header = {"authorization": basic(*LOGIN)}
+    described = serve(fake_desk(), LOGIN).get("/v1/openapi.json", headers=header).json()
+    (scheme,) = described["security"][0]
+    assert described["components"]["securitySchemes"][scheme] == {"type": "http", "scheme": "basic"}
+
+
+def test_the_documentation_s_calls_have_the_address_that_was_asked(client: TestClient) -> None:
+    asked = {"host": "chests.example", "x-forwarded-proto": "https"}
+    page = client.get("/v1/", headers=asked).text
+    assert "https://chests.example/v1/segment" in page
+    assert "127.0.0.1" not in page
+    strange = client.get("/v1/", headers={"host": 'a"><script>'}).text
+    assert "<script" not in strange
 
 
 def test_unknown_paths_and_methods_are_one_sentence_too(client: TestClient) -> None:
@@ -266,6 +331,12 @@ def test_with_a_login_only_the_probes_are_open() -> None:
 
 def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_probes_may_ask_for_the_head_alone(client: TestClient) -> None:
+    for path in ("/health", "/ready"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.text) == (200, "")
 
 
 def test_not_ready_is_503_without_detail_and_the_answer_is_kept() -> None:
@@ -295,6 +366,27 @@ def test_metrics_count_requests_errors_and_stages() -> None:
         'sgmsnet_in_flight{interface="rest"} 0.0',
     ):
         assert line in text.splitlines()
+
+
+def test_metrics_say_how_many_requests_wait() -> None:
+    class Held(FakeEngine):
+        def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            assert release.wait(30)
+            return super().run(images)
+
+    release = threading.Event()
+    with serve(fake_desk(Held())) as client, ThreadPoolExecutor(AT_ONCE + 3) as pool:
+        waiting = 'sgmsnet_waiting{interface="rest"} '
+        asked = [pool.submit(send, client) for _ in range(AT_ONCE + 3)]
+        try:
+            give_up = time.monotonic() + 20
+            while f"{waiting}3.0" not in (text := client.get("/metrics").text):
+                assert time.monotonic() < give_up, text
+                time.sleep(0.02)
+        finally:
+            release.set()
+        assert [answer.result().status_code for answer in asked] == [200] * len(asked)
+        assert f"{waiting}0.0" in client.get("/metrics").text
 
 
 def test_auto_and_the_engine_it_stands_for_are_one_pipeline(tiny_model: Path) -> None:

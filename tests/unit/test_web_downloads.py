@@ -1,4 +1,4 @@
-"""Report and DICOM segmentation as the page gets them: in the answer, at the thresholds asked for, without identity."""
+"""Overlay, report and segmentation as the page gets them: in the answer, at the thresholds set, without identity."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
 
+from sgmsnet import overlay
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.web import downloads
 from sgmsnet.web.desk import Desk, Source
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, draw_xray
 from tests.needs import ROOT
 
 AT = {"lungs": 0.5, "infection": 0.3}
@@ -62,6 +64,16 @@ def test_a_report_stands_at_the_thresholds_asked_for(desk: Desk, chest: Path) ->
     assert b"Mustermann" not in data
     _, data = made(desk, Source.example("covid_adult_1.jpg"), "report")
     assert "Hannover" in data.decode()
+
+
+def test_an_overlay_has_the_size_of_the_image_and_the_outlines_at_the_thresholds(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "chest.png"
+    Image.fromarray(draw_xray(1300, 1700, sick=((0.2, 0.5, 0.4, 0.7),))).save(path)
+    name, data = made(desk, Source.upload(str(path)), "overlay")
+    assert name == "chest_overlay.png"
+    drawn = np.asarray(Image.open(io.BytesIO(data)))
+    assert drawn.shape == (1300, 1700, 3)  # the viewer's own picture has at most 1024
+    np.testing.assert_array_equal(drawn, overlay.draw(desk.predict(path, name="x", engine="auto", thresholds=AT)))
 
 
 def test_what_cannot_be_made_is_one_sentence(desk: Desk, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,13 @@ def _decode(uri: str) -> tuple[str, Image.Image]:
 def test_payload_is_plain_json() -> None:
     shown = payload.from_prediction(_predict(_chest(200, 300)))
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
+
+
+def test_notes_of_the_engine_are_shown_with_the_result() -> None:
+    prediction = _predict(_chest(200, 300))
+    assert payload.from_prediction(prediction)["notes"] == []
+    noted = replace(prediction, engine=replace(prediction.engine, notes=("runs slowly",)))
+    assert payload.from_prediction(noted)["notes"] == ["runs slowly"]
 
 
 def test_equal_images_give_payloads_with_different_runs() -> None:
