@@ -25,7 +25,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 STILL = ("--disable-background-networking", "--disable-component-update", "--hide-scrollbars")
 DESKTOP, PHONE = {"width": 1440, "height": 1110}, {"width": 390, "height": 844}
 FILM = {"width": 1240, "height": 1040}
-FILM_WIDTH, FILM_BYTES = 920, 1_500_000
+FILM_WIDTH, FILM_BYTES = 860, 700_000
 FRAME_MS, PAUSE_MS = 90, 1100
 
 
@@ -60,7 +60,7 @@ def _dark(browser: Browser, address: str) -> bytes:
 def _phone(browser: Browser, address: str) -> bytes:
     page = _opened(browser, address, viewport=PHONE, device_scale_factor=2, has_touch=True)
     _show(page, "covid_adult_1.jpg")
-    page.locator(".sv-bar").evaluate("bar => scrollTo(0, bar.getBoundingClientRect().top + scrollY - 12)")
+    page.locator("[data-threshold=infection]").scroll_into_view_if_needed()
     page.wait_for_timeout(300)
     return page.screenshot()
 
@@ -114,7 +114,8 @@ def _show(page: Page, example: str) -> None:
 
 def _save_png(screenshot: bytes, path: Path) -> None:
     with Image.open(io.BytesIO(screenshot)) as image:
-        image.convert("RGB").save(path, optimize=True)
+        # 256 colours are a third of the bytes, and every picture stays in history.
+        image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     _say(path)
 
 

@@ -11,6 +11,8 @@ CHOSEN = """(...given) => {
 """An event's `js`: its last input becomes {class: threshold}, or null while nothing is shown."""
 
 WAITING = '<p class="sg-note" role="status">Waiting for its turn…</p>'
+STOPPED = "Stopped. Nothing was kept."
+_STOPPED = f'<p class="sg-problem" role="alert">{STOPPED}</p>'
 REFUSED = '<p class="sg-problem" role="alert">The server could not take this; please try again shortly.</p>'
 
 
@@ -23,5 +25,13 @@ BEGIN = f"() => [{json.dumps(WAITING)}, {_update(interactive=False)}, {_update(v
 _OVER = f"{_update(interactive=True)}, {_update(visible=False)}"
 END = f"() => [{_OVER}]"
 """Its counterpart for start and stop, when the event has ended."""
-FAIL = f"() => [{json.dumps(REFUSED)}, {_OVER}]"
-"""For all three, where the queue was full or the event got lost: Gradio calls that no end."""
+STOP = "() => { window.sgStoppedAt = Date.now(); return []; }"
+"""Of the button that ends it, so that FAIL knows."""
+FAIL = f"""() => {{
+  const stopped = Date.now() - (window.sgStoppedAt ?? 0) < 30000;
+  return [stopped ? {json.dumps(_STOPPED)} : {json.dumps(REFUSED)}, {_OVER}];
+}}"""
+"""For all three, where the queue was full or the event got lost: Gradio calls that no end.
+
+An event that was stopped while it waited fails too, before or after the stop is answered.
+"""

@@ -11,12 +11,11 @@ import gradio as gr
 
 from sgmsnet.imaging import UnreadableImageError
 from sgmsnet.web import compare, compare_chart
-from sgmsnet.web.chosen import BEGIN, END, FAIL
+from sgmsnet.web.chosen import BEGIN, END, FAIL, STOP, STOPPED
 from sgmsnet.web.desk import Desk, Source
 from sgmsnet.web.doors import LIGHT
 
 NO_IMAGE = "Choose an X-ray first."
-STOPPED = "Stopped. Nothing was kept."
 _HINT = """<p class="sg-note">Times every engine of this machine on the X-ray shown, in turn, and compares their masks.
 Opening all of them can take some seconds.</p>"""
 
@@ -67,7 +66,7 @@ def in_turn(
     running = start.click(run, inputs, [answer, *more], concurrency_limit=1, **shared)
     running.failure(None, None, [answer, start, stop], js=FAIL, **shared)
     running.then(None, None, [start, stop], js=END, **shared)
-    stop.click(lambda: problem(STOPPED), None, answer, cancels=running, **shared, **LIGHT).then(
+    stop.click(lambda: problem(STOPPED), None, answer, cancels=running, js=STOP, **shared, **LIGHT).then(
         None, None, [start, stop], js=END, **shared
     )
 
