@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,5 +114,9 @@ def app_running(folder: Path, *arguments: str) -> Iterator[Running]:
 
 def files_below(folder: Path) -> tuple[int, int]:
     """(number, bytes) of the files in a folder."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    sizes = []
+    for parent, _, names in os.walk(folder):  # unlike Path.rglob, walk bears folders that vanish under it
+        for name in names:
+            with suppress(FileNotFoundError):
+                sizes.append(Path(parent, name).stat().st_size)
     return len(sizes), sum(sizes)
