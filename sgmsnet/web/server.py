@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 GRACE_S = 25.0
 """After SIGTERM, for what is running."""
 NO_LINK = "No public link could be made; the local page keeps running."
+SESSIONS_KEPT = 100
+"""Visitors of whom Gradio keeps the last result in memory, about 0.4 MB each; its own number is 10,000, for an hour."""
 _AUTH_MESSAGE = f"After {ATTEMPTS} wrong passwords in a row, further ones are refused for a while."
 
 
@@ -59,6 +61,7 @@ class Server:
             prevent_thread_lock=True,
             quiet=True,
             enable_monitoring=False,
+            state_session_capacity=SESSIONS_KEPT,
             **layout.launch_options(),
         )
 
