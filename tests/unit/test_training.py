@@ -296,7 +296,7 @@ def test_two_processes_end_where_one_does_with_the_same_batches(
     tiny_config: ModelConfig, drawn: Path, tmp_path: Path
 ) -> None:
     values = recipe_values(
-        tiny_config, drawn, phases=[{"size": 64, "epochs": 14}], samples_per_epoch=16, learning_rate=5e-3
+        tiny_config, drawn, phases=[{"size": 64, "epochs": 20}], samples_per_epoch=16, learning_rate=5e-3
     )
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -312,12 +312,12 @@ def test_two_processes_end_where_one_does_with_the_same_batches(
     assert done.returncode == 0, done.stderr[-2000:]
     one = train(Recipe.from_dict(values), folder=tmp_path / "one")
     two = tmp_path / "two"
-    assert state_of(two)["global_step"] == state_of(one)["global_step"] == 56
+    assert state_of(two)["global_step"] == state_of(one)["global_step"] == 80
     for name in ("val_set/lungs_dice", "val_set/lungs_dice_pooled"):
         ends = [metric_rows(folder, name)[-1] for folder in (one, two)]
         assert ends[0] > 0.8, "there is something to lose"
-        assert ends[0] == pytest.approx(ends[1], abs=0.05)
-    assert checkpoint.find(two / "small.safetensors").provenance["steps"] == 56
+        assert ends[0] == pytest.approx(ends[1], abs=0.03)
+    assert checkpoint.find(two / "small.safetensors").provenance["steps"] == 80
     # The weights that rank 0 stored score what both processes together said of them: metrics are reduced exactly.
     module = SegmentationModule(Recipe.from_dict(values), total_steps=1, source_names=["val_set"])
     module.load_state_dict(state_of(two)["state_dict"])
