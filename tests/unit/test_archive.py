@@ -304,7 +304,7 @@ def test_memory_does_not_grow_with_the_archive(engine: FakeEngine, tmp_path: Pat
     import tracemalloc
 
     def peak(count: int) -> int:
-        folder = tmp_path / str(count)
+        folder = tmp_path / f"{count}-{len(list(tmp_path.iterdir()))}"
         archive(folder / "in", count)
         tracemalloc.start()
         predict(folder / "in", "--archive", "--output", folder / "out", "--workers", 1)
