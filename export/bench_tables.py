@@ -80,6 +80,8 @@ def roofline_tables(work: Work, peaks: Peaks, shares: Sequence[Share]) -> str:
         "times bandwidth (Williams, Waterman and Patterson, 2009); an engine that fuses layers moves fewer bytes and "
         "may exceed it."
     )
+    if any(share.gflop_per_s > share.attainable_gflop_per_s for share in shares):
+        text += " Shares above 100 % say that torch's product is not the fastest that this processor can do."
     head = ("engine", "precision", "batch", "GFLOP/s", "attainable", "share")
     lines = [
         (
