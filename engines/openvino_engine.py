@@ -18,7 +18,7 @@ from engines.artefacts import runnable_graph
 from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
 from engines.graph import describe, usable_graph
 from engines.manifest import BUILT
-from engines.openvino_runtime import import_openvino
+from engines.openvino_runtime import import_openvino, shared_core
 from sgmsnet.checkpoint import ModelFiles
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -47,7 +47,7 @@ class OpenVinoEngine:
             raise EngineUnavailable(f"openvino cannot be imported: {error}") from error
         graph = None
         try:
-            core = openvino.Core()
+            core = shared_core()
             device = core.get_property("CPU", "FULL_DEVICE_NAME")
             precision, hint = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
             graph, notes = runnable_graph(

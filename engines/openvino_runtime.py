@@ -1,4 +1,4 @@
-"""OpenVINO's runtime without its converter, which reports every import of the package to its maker; opens no model.
+"""OpenVINO's runtime: one Core a process, and no converter, which reports to its maker; opens no model.
 
 `import openvino` brings the converter (ovc), which sends an event, writes an identifier into the home
 folder, and takes longer to import than all the rest. The runtime needs none of it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from functools import cache
 from typing import Any
 
 _CONVERTER = "openvino.tools.ovc"
@@ -31,6 +32,24 @@ def import_openvino() -> Any:
             if absent:
                 del sys.modules[_CONVERTER]
         return openvino
+
+
+def shared_core() -> Any:
+    """The Core of this process, which is never let go; raises ImportError and RuntimeError as OpenVINO does.
+
+    With each Core's CPU plugin comes an alternate signal stack for the thread that loads it, and it goes with the
+    plugin. OpenVINO 2026.4 puts back the wrong one, or none, where Cores do not end in reverse order or end in
+    another thread: the thread keeps a stack that is gone, and the next signal that has a handler (Ctrl-C, SIGTERM, a
+    child's end) kills the process.
+    """
+    openvino = import_openvino()
+    with _lock:  # or two threads would make one each
+        return _core(openvino)
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 def forbid_telemetry() -> None:

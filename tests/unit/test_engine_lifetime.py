@@ -43,6 +43,27 @@ assert after[1] <= before[1], "threads"
 assert after[2] <= before[2], "files"
 assert after[0] - before[0] < 8 + 0.02 * cycles, "memory in MB"
 """
+SIGNALLED = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from engines.openvino_engine import OpenVinoEngine
+from sgmsnet.checkpoint import find
+model, received = find(Path(sys.argv[1])), []
+signal.signal(signal.SIGUSR1, lambda *_: received.append(True))
+first, second = (OpenVinoEngine(model) for _ in range(2))
+first.close()
+del first
+gc.collect()
+second.close()
+opened = [OpenVinoEngine(model)]  # here, and let go in another thread
+letting_go = threading.Thread(target=opened.clear)
+del second
+letting_go.start()
+letting_go.join()
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+assert received == [True]
+"""
 QUIET = """
 import os, sys
 seen = []
@@ -71,6 +92,14 @@ def test_loads_and_closes_leave_nothing_behind(name: str, cycles: int, tiny_mode
     command = [sys.executable, "-c", CYCLES, str(tiny_model), name, str(cycles)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60 + 2 * cycles)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind are POSIX's")
+def test_signals_are_received_after_openvino_engines_were_closed(tiny_model: Path) -> None:
+    needs("openvino")
+    command = [sys.executable, "-c", SIGNALLED, str(tiny_model)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr or f"ended by signal {-done.returncode}"
 
 
 def test_importing_openvino_tells_nobody(tmp_path: Path) -> None:
