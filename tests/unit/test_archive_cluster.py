@@ -65,7 +65,8 @@ def test_a_machine_that_is_lost_loses_nothing(tmp_path: Path, monkeypatch: pytes
         killer.join()
         ray.shutdown()
         machines.shutdown()
-    paths = [json.loads(line)["path"] for log in out.glob("predictions-*.jsonl") for line in log.open()]
+    logs = [log.read_text(encoding="utf-8") for log in out.glob("predictions-*.jsonl")]
+    paths = [json.loads(line)["path"] for log in logs for line in log.splitlines()]
     assert sorted(paths) == sorted(f"x{number}.png" for number in range(240))
     assert len(list(out.glob("*_lungs.png"))) == 240
     assert sum("is done" in line for line in said) == 6
