@@ -13,7 +13,7 @@ import numpy as np
 from engines.base import EngineError, EngineUnavailable
 from engines.manifest import BUILT
 from engines.plans import plan_folder
-from export import ExportError, bench_archive, benchmark, capacity_command
+from export import ExportError, benchmark, capacity_command
 from export.jetpack import JETPACKS
 from export.machine import ROOT
 from sgmsnet.checkpoint import ModelFiles, find
@@ -103,10 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     capacity.set_defaults(command=capacity_command.run)
     capacity_command.add_arguments(capacity)
 
-    archive = commands.add_parser("archive-bench", help="images a second and memory of an archive job")
-    archive.set_defaults(command=bench_archive.run)
-    bench_archive.add_arguments(archive)
-
     bench = commands.add_parser("benchmark", help="time engines, stages and the page; status 3 on a busy machine")
     bench.set_defaults(command=benchmark.run)
     benchmark.add_arguments(bench)
@@ -115,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--masks", action="append", metavar="CLASS=FOLDER", help="true masks, in a folder beside the folder images"
         )
-    for command in (archive, capacity, onnx, openvino, tensorrt, triton, reference, verify):
+    for command in (capacity, onnx, openvino, tensorrt, triton, reference, verify):
         command.add_argument("--model", default="cxr", help="name of a shipped model or a .safetensors file")
     reference.add_argument("--images", type=Path, nargs="+", required=True, help="X-rays or folders of them")
     verify.add_argument(

@@ -76,7 +76,7 @@ def measure_starts(files: ModelFiles, image: Path, *, engines: Sequence[str], re
     starts = []
     for engine in engines:
         with tempfile.TemporaryDirectory(prefix="sgmsnet-bench-") as folder:
-            taken = [_predict(files, [image], Path(folder, str(i)), engine=engine) for i in range(repeats)]
+            taken = [predict(files, [image], Path(folder, str(i)), engine=engine) for i in range(repeats)]
         peaks = [peak for _, peak in taken if peak is not None]
         starts.append(
             Start(
@@ -93,8 +93,8 @@ def measure_folder(files: ModelFiles, sources: Sequence[Path], *, count: int, si
     with tempfile.TemporaryDirectory(prefix="sgmsnet-bench-") as folder:
         images = make_images(sources, Path(folder, "in"), count=count + _FEW, side=side)
         before = bare_throughput(files)
-        short, _ = _predict(files, images[:_FEW], Path(folder, "few"), write=write)
-        long, _ = _predict(files, [Path(folder, "in")], Path(folder, "all"), write=write)
+        short, _ = predict(files, images[:_FEW], Path(folder, "few"), write=write)
+        long, _ = predict(files, [Path(folder, "in")], Path(folder, "all"), write=write)
         after = bare_throughput(files)
     return Folder(
         images=count,
@@ -150,19 +150,26 @@ def usable(files: ModelFiles, names: Sequence[str]) -> list[str]:
     return found
 
 
-def _predict(
-    files: ModelFiles, inputs: Sequence[Path], output: Path, *, engine: str = "auto", write: str = "masks"
+def predict(
+    files: ModelFiles,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    engine: str = "auto",
+    write: str = "masks",
+    options: Sequence[str] = (),
+    at_most_s: float = _AT_MOST_S,
 ) -> tuple[float, float | None]:
-    """Seconds and peak memory in MB of one process of `predict`."""
+    """Seconds and peak memory in MB of one process of `predict`; raises CommandFailed."""
     arguments = ["predict", *(str(path.resolve()) for path in inputs), "--output", str(output), "--write", write]
-    arguments += ["--engine", engine, "--model", str(files.weights.resolve())]
+    arguments += ["--engine", engine, "--model", str(files.weights.resolve()), *options]
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=_AT_MOST_S
+            [sys.executable, "-c", _PROGRAM, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=at_most_s
         )
     except subprocess.TimeoutExpired as error:
-        raise CommandFailed(f"predict did not end within {_AT_MOST_S} s") from error
+        raise CommandFailed(f"predict did not end within {at_most_s:g} s") from error
     seconds = time.perf_counter() - start
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]

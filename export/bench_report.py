@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from export.bench_archive import Archive
 from export.bench_click import Click, Redraw
 from export.bench_command import Folder, Start
 from export.bench_engines import Row, Skipped
 from export.bench_openvino import Beside
 from export.bench_page import Page
 from export.bench_pipeline import Stages
-from export.bench_tables import beside_table, folder_table, roofline_tables, start_table, table, verdict
+from export.bench_tables import archive_table, beside_table, folder_table, roofline_tables, start_table, table, verdict
 from export.machine import Disturbance, Machine
 from export.roofline import Peaks, Work, shares
 
@@ -43,6 +44,7 @@ class Report:
     click: Click | None = None
     starts: tuple[Start, ...] = ()
     folders: tuple[Folder, ...] = ()
+    archives: tuple[Archive, ...] = ()
     beside: Beside | None = None
     work: Work | None = None
     peaks: Peaks | None = None
@@ -72,6 +74,7 @@ class Report:
             "click": asdict(self.click) if self.click else None,
             "starts": [asdict(start) for start in self.starts],
             "folders": [{**asdict(folder), "share": folder.share} for folder in self.folders],
+            "archives": [{**asdict(archive), "share": archive.share} for archive in self.archives],
             "beside": {**asdict(self.beside), "share": self.beside.share} if self.beside else None,
             "roofline": self._roofline(),
         }
@@ -113,6 +116,8 @@ def _parts(report: Report) -> list[tuple[str, str]]:
         found.append(("One X-ray by stage", "\n\n".join(map(stage_table, report.stages))))
     if report.folders:
         found.append(("Folders", folder_table(report.folders)))
+    if report.archives:
+        found.append(("Archives", archive_table(report.archives)))
     if report.starts:
         found.append(("Cold start", start_table(report.starts)))
     if report.page:

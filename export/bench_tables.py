@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from export.bench_archive import Archive
 from export.bench_command import FIRST_MASK_AT_MOST_MB, FIRST_MASK_AT_MOST_S, SHARE_AT_LEAST, Folder, Start
 from export.bench_openvino import SHARE_AT_LEAST as BESIDE_AT_LEAST
 from export.bench_openvino import Beside
@@ -55,6 +56,22 @@ def folder_table(folders: Sequence[Folder]) -> str:
     ]
     head = ("predict", "images/s", "engine", "engine alone", "share", f"at least {SHARE_AT_LEAST:.0%}")
     return table(head, lines, numbers_from=1)
+
+
+def archive_table(archives: Sequence[Archive]) -> str:
+    """Archive jobs of one process and of several."""
+    lines = [
+        (
+            f"{archive.images} images",
+            *(f"{archive.processes}", f"{archive.images_per_s:.1f}", archive.engine),
+            *(f"{archive.engine_images_per_s:.1f}", f"{archive.share:.0%}"),
+            "–" if archive.peak_mb is None else f"{archive.peak_mb:.0f}",
+        )
+        for archive in archives
+    ]
+    head = ("archive job", "processes", "images/s", "engine", "engine alone", "share", "peak MB of a process")
+    note = "From the start of all processes to the end of the last, starting included."
+    return table(head, lines, numbers_from=1) + f"\n\n{note}"
 
 
 def beside_table(beside: Beside) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from engines.base import EngineUnavailable
 from engines.graph import usable_graph
 from export import (
+    bench_archive,
     bench_click,
     bench_command,
     bench_engines,
@@ -34,10 +35,12 @@ from export.machine import ROOT, Disturbance, disturbance, examine
 from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.imaging import load, prepare
 
-PARTS = ("engines", "openvino", "stages", "folder", "start", "page", "click", "roofline")
+PARTS = ("engines", "openvino", "stages", "folder", "archive", "start", "page", "click", "roofline")
 EXAMPLES = ROOT / "examples"
 FOLDERS = ((500, 224, "masks"), (24, 1024, "masks,overlay"))
 """Images, their side, and what predict writes of them."""
+ARCHIVES = (1000, 20_000)
+"""Files of the archives: what grows with them shows."""
 IMAGE = "covid_adult_1.jpg"
 """The 1024x1024 JPEG of the stages and of the page; enlarged, that of the click."""
 
@@ -105,6 +108,12 @@ def measure(options: argparse.Namespace, files: ModelFiles, before: Disturbance)
             for count, side, write in FOLDERS
         )
 
+    def archives() -> None:
+        sources = sorted(EXAMPLES.glob("*.jpg"))
+        found["archives"] = tuple(
+            job for count in ARCHIVES for job in bench_archive.measure(files, sources, count=count)
+        )
+
     def starts() -> None:
         names = bench_command.usable(files, ("openvino", "onnxruntime"))
         found["starts"] = tuple(bench_command.measure_starts(files, image, engines=names))
@@ -119,6 +128,7 @@ def measure(options: argparse.Namespace, files: ModelFiles, before: Disturbance)
         "openvino": lambda: found.update(beside=bench_openvino.measure(files)),
         "stages": lambda: found.update(stages=tuple(bench_pipeline.measure(files, image, rounds=options.rounds))),
         "folder": folders,
+        "archive": archives,
         "start": starts,
         "page": lambda: found.update(page=bench_page.measure(files, image)),
         "click": lambda: found.update(click=bench_click.measure(files, image)),

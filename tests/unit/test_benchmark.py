@@ -202,7 +202,7 @@ def test_json_has_the_documented_keys(rows: list[Row]) -> None:
         "stages",
         "page",
         "click",
-    } | {*("starts", "folders", "beside", "roofline")}
+    } | {*("starts", "folders", "archives", "beside", "roofline")}
     assert all(set(row) == ROW_KEYS for row in content["rows"])
     assert content["machine"]["other_cpu_percent_before"] == 3.0
     assert set(content["stages"][0]["median_ms"]) == set(STAGES)

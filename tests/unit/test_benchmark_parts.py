@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from export import bench_command, bench_engines, bench_openvino, benchmark, performance, roofline
+from export import bench_archive, bench_command, bench_engines, bench_openvino, benchmark, performance, roofline
 from export.__main__ import main
+from export.bench_archive import Archive
 from export.bench_command import CommandFailed, Folder, Start
 from export.bench_openvino import Beside, ToolError
 from export.bench_report import Report, markdown
@@ -45,6 +47,16 @@ def _report() -> Report:
         rows=tuple(_rows()),
         starts=(Start(engine="onnxruntime", first_mask_s=2.5, peak_mb=501.0),),
         folders=(folder, replace(folder, side=1024, write="masks,overlay", images_per_s=10.0)),
+        archives=(
+            Archive(
+                images=1000,
+                processes=2,
+                engine="openvino bf16",
+                images_per_s=30.0,
+                engine_images_per_s=40.0,
+                peak_mb=500.0,
+            ),
+        ),
         beside=Beside(precision="bf16", engine_ms=10.0, tool_ms=9.6),
         work=WORK,
         peaks=PEAKS,
@@ -107,6 +119,7 @@ def test_limits_are_met_or_missed_in_the_report() -> None:
 def test_json_holds_every_part() -> None:
     content = _report().to_dict()
     assert content["folders"][0]["share"] == pytest.approx(0.75)
+    assert content["archives"][0]["share"] == pytest.approx(0.75)
     assert content["beside"]["share"] == pytest.approx(0.96)
     assert content["roofline"]["operations"] == 8e9
     assert len(content["roofline"]["shares"]) == 2
@@ -149,6 +162,24 @@ def test_images_of_a_folder_differ(tmp_path: Path) -> None:
     assert len(set(pixels)) == 5
 
 
+def test_every_image_of_an_archive_is_predicted_once_by_any_number_of_processes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[str, set[str]] = {}
+    predict = bench_archive.predict
+
+    def kept(files: ModelFiles, inputs: list[Path], output: Path, **options: Any) -> tuple[float, float | None]:
+        found = predict(files, inputs, output, **options)
+        written.setdefault(output.name, set()).update(path.name for path in output.glob("*_lungs.png"))
+        return found
+
+    monkeypatch.setattr(bench_archive, "predict", kept)
+    jobs = bench_archive.measure(find(tiny_model), [EXAMPLE], count=7)
+    assert [(job.images, job.processes) for job in jobs] == [(7, 1), (7, 2)]
+    assert len(written["out-1"]) == 7
+    assert written["out-2"] == written["out-1"]
+
+
 def test_what_benchmark_app_says_is_read() -> None:
     assert bench_openvino.median_of("[ INFO ] Latency:\n[ INFO ]    Median:        104.66 ms\n") == 104.66
     with pytest.raises(ToolError, match="gave no median: it broke"):
@@ -189,12 +220,16 @@ def test_every_part_but_page_and_click_runs(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "FOLDERS", ((4, 32, "masks"),))
+    monkeypatch.setattr(benchmark, "ARCHIVES", (12,))
     monkeypatch.setattr(roofline, "_SIDE", 64)
     figures = tmp_path / "performance.md"
-    options = ["--model", str(tiny_model), "--busy", "--only", "openvino,folder,start,roofline"]
+    options = ["--model", str(tiny_model), "--busy", "--only", "openvino,folder,archive,start,roofline"]
     assert main(["benchmark", *options, "--markdown", str(figures)]) == 0
     text = figures.read_text(encoding="utf-8")
     assert "4 images, 32×32, --write masks" in text
+    jobs = [line.split("|")[2:4] for line in text.splitlines() if line.startswith("| 12 images")]
+    assert [int(processes) for processes, _ in jobs] == [1, 2]
+    assert all(float(rate) > 0 for _, rate in jobs)
     assert "GFLOP" in text
     assert "python -m export benchmark --model" in text
     assert "Measuring: roofline" in capsys.readouterr().err
