@@ -180,7 +180,9 @@ def write_images(path: Path, rows: Sequence[Row], *, label: str) -> None:
         table.writeheader()
         for row in rows:
             counts = {name: int(getattr(row.counts[label], name)[0]) for name in ("tp", "fp", "fn", "tn")}
-            table.writerow({"image": row.image, "group": row.sample.group, **counts, **asdict(row.surfaces[label])})
+            surface = asdict(row.surfaces[label])
+            surface |= {name: round(surface[name], 4) for name in ("hd95", "nsd")}  # these files are published
+            table.writerow({"image": row.image, "group": row.sample.group, **counts, **surface})
 
 
 def read_images(path: Path, *, label: str) -> list[Row]:
