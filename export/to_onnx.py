@@ -22,11 +22,11 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from export import ExportError
+from export.graph_edits import drop_zero_biases, point_into, rename_initialisers, strip
 from export.half import HalfNetwork
 from export.jetpack import check as check_jetpack
 from sgmsnet import __version__
 from sgmsnet.checkpoint import ModelFiles, load_network
-from sgmsnet.formats import tensor_places
 
 if TYPE_CHECKING:
     from sgmsnet.model import SGMSNet
@@ -44,7 +44,6 @@ LARGEST_SHARE_FP16 = 0.05
 Precision = Literal["fp32", "fp16"]
 _REFERENCE_BYTES = 1_500_000
 _FOLDED_ELEMENTS = 1024  # constants that folding may make: shapes and scalars, never a copy of a weight
-_ONNX_DTYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
 
 
 class _Exported(nn.Module):  # type: ignore[misc]
@@ -92,7 +91,7 @@ def export_in_place(files: ModelFiles) -> Path:
     names = _output_names(files, attention=True)
     network = load_network(files)
     graph = _graph(network, names, opset=OPSET)
-    _point_into(graph, files.weights)
+    point_into(graph, files.weights)
     return _finish(files, network, graph, files.weights.with_suffix(".onnx"), opset=OPSET)
 
 
@@ -159,9 +158,9 @@ def _graph(network: SGMSNet | HalfNetwork, names: tuple[str, ...], *, opset: int
         except RuntimeError as error:  # of torch.export, its tracer and both exporters; they go on for pages
             said = str(error).strip().partition("\n")[0]
             raise ExportError(f"torch could not export the network at opset {opset}: {said}") from error
-    _rename_initialisers(model)
-    _drop_zero_biases(model, set(network.state_dict()))
-    _strip(model)
+    rename_initialisers(model)
+    drop_zero_biases(model, set(network.state_dict()))
+    strip(model)
     return model
 
 
@@ -223,66 +222,6 @@ def _quiet_exporter() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def _rename_initialisers(model: onnx.ModelProto) -> None:
-    # "network." is the wrapper's prefix; without it the names are those of the weights file.
-    names = {entry.name: entry.name.removeprefix("network.") for entry in model.graph.initializer}
-    for entry in model.graph.initializer:
-        entry.name = names[entry.name]
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-
-
-def _drop_zero_biases(model: onnx.ModelProto, own: set[str]) -> None:
-    # The newer exporter gives every convolution without a bias one that is zero.
-    zeros = {
-        entry.name
-        for entry in model.graph.initializer
-        if entry.name not in own and not onnx.numpy_helper.to_array(entry).any()
-    }
-    for node in model.graph.node:
-        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in zeros:
-            del node.input[2]
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove unused initialisers, and traces of the machine and the source that exporters leave on nodes."""
-    graph = model.graph
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    kept = [entry for entry in graph.initializer if entry.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    del graph.value_info[:]
-    del model.metadata_props[:]
-    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        item.ClearField("doc_string")
-        item.ClearField("metadata_props")
-
-
-def _point_into(model: onnx.ModelProto, weights: Path) -> None:
-    """Replace initialisers by references into the safetensors file, which must lie in the graph's folder."""
-    places = tensor_places(weights)
-    casts = []
-    for entry in model.graph.initializer:
-        place = places.get(entry.name)
-        if place is None:
-            continue  # a shape or a scalar of the graph itself
-        if tuple(entry.dims) != place.shape:
-            raise ExportError(f"the graph's {entry.name} has another shape than the weights'")
-        if place.dtype == "F16":
-            casts.append(helper.make_node("Cast", [f"{entry.name}.fp16"], [entry.name], to=TensorProto.FLOAT))
-            entry.name += ".fp16"
-        entry.data_type = _ONNX_DTYPES[place.dtype]
-        for field in ("raw_data", "float_data"):
-            entry.ClearField(field)
-        entry.data_location = TensorProto.EXTERNAL
-        del entry.external_data[:]
-        for key, value in (("location", weights.name), ("offset", place.offset), ("length", place.length)):
-            entry.external_data.add(key=key, value=str(value))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
 
 
 def _finish(

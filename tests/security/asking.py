@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
+from tests.fakes import draw_xray
 from tests.needs import ROOT
 from tests.security.serving import Running, free_port
 
@@ -56,6 +60,31 @@ def outcome(client: httpx.Client, session: str) -> dict[str, Any]:
             if message.get("msg") == "process_completed":
                 return dict(message)
     raise AnswerError("the stream ended without an outcome")
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(draw_xray()).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def upload(client: httpx.Client, name: str = "chest.png", data: bytes | None = None) -> str:
+    answer = client.post("/gradio_api/upload", files={"files": (name, data or png())})
+    assert answer.status_code == 200, answer.text
+    path: str = answer.json()[0]
+    return path
+
+
+def join(client: httpx.Client, data: list[Any], function: int = 0, session: str = "s") -> httpx.Response:
+    return client.post("/gradio_api/queue/join", json={"data": data, "fn_index": function, "session_hash": session})
+
+
+def raw_request(server: Running, request: bytes) -> bytes:
+    """Bytes as they are, past any client that would tidy them up."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 _FUNCTIONS: dict[str, int] = {}

@@ -24,3 +24,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Runn
         plain={},
     ) as started:
         yield started
+
+
+@pytest.fixture
+def opened(servers: dict[str, Running]) -> Running:
+    """For this machine alone, without a password."""
+    return servers["opened"]
+
+
+@pytest.fixture
+def locked(servers: dict[str, Running]) -> Running:
+    """With a password."""
+    return servers["locked"]
