@@ -26,6 +26,7 @@ SEND = """([selector, kind, name, text]) => {
 
 def send(page: Page, selector: str, kind: str, path: Path = CHEST) -> bool:
     text = base64.b64encode(path.read_bytes()).decode("ascii")
+    page.locator(selector).first.wait_for()  # what is dispatched to an element does not wait for it, as a click does
     prevented: bool = page.evaluate(SEND, [selector, kind, path.name, text])
     return prevented
 
