@@ -19,8 +19,10 @@ Batch = dict[str, Tensor]
 class SegmentationModule(pl.LightningModule):
     """A recipe's network with the loss, AdamW, and warm-up and cosine schedule of a recipe."""
 
-    def __init__(self, recipe: Recipe, *, total_steps: int, source_names: list[str]) -> None:
+    def __init__(self, recipe: Recipe, *, total_steps: int, source_names: list[str], fused: bool = True) -> None:
+        """fused: one kernel for all of AdamW, a tenth of a step on two CPU cores; not where FP16 scales gradients."""
         super().__init__()
+        self.fused = fused
         self.recipe, self.total_steps, self.source_names = recipe, total_steps, source_names
         classes = recipe.model.classes
         self.network = build_network(recipe).to(memory_format=torch.channels_last)
@@ -64,11 +66,6 @@ class SegmentationModule(pl.LightningModule):
                     self.log(f"{source}/{name}_dice", (dice / images).float(), sync_dist=True)
                     self.log(f"{source}/{name}_dice_pooled", pooled.float(), sync_dist=True)
 
-    @property
-    def _fused(self) -> bool:
-        """One kernel for all of AdamW: a tenth of a step on two CPU cores. FP16 scales gradients and cannot have it."""
-        return self.recipe.precision != "16-mixed"
-
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -76,7 +73,7 @@ class SegmentationModule(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by norm; here, as Lightning refuses to clip before any fused optimiser, scaled gradients or not."""
-        if self._fused and gradient_clip_val:
+        if self.fused and gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -90,7 +87,7 @@ class SegmentationModule(pl.LightningModule):
             {"params": decayed, "weight_decay": recipe.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=self._fused)
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=self.fused)
         warmup = min(recipe.warmup_steps, max(self.total_steps // 4, 1))
 
         def factor(step: int) -> float:

@@ -80,8 +80,8 @@ class Recipe:
     """Weight of the soft Dice loss beside binary cross-entropy."""
     class_weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of a class's loss; 1 where not given."""
-    precision: str = "bf16-mixed"
-    """Lightning's precision."""
+    precision: str = "auto"
+    """Lightning's precision, or auto: what the processor that trains multiplies fastest."""
     workers: int = 1
     """Processes that prepare batches."""
     seed: int = 1

@@ -15,9 +15,10 @@ from sgmsnet import checkpoint
 from sgmsnet.config import ModelConfig
 from sgmsnet.model import SGMSNet
 from sgmsnet.training.loaders import RecipeData
+from sgmsnet.training.machine import Machine
 from sgmsnet.training.module import SegmentationModule
 from sgmsnet.training.recipe import Recipe
-from sgmsnet.training.run import train
+from sgmsnet.training.run import precision_of, train
 from tests.unit.training_runs import metric_rows, recipe_values, state_of
 
 
@@ -29,6 +30,7 @@ def test_a_run_leaves_everything_that_its_folder_is_for(
     assert Recipe.from_dict(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))) == recipe
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     assert about["torch"] == torch.__version__
+    assert about["precision"] == precision_of(recipe, Machine())
     assert about["revision"]
     assert len(metric_rows(folder, "val_set/lungs_dice")) == 2
     assert len(metric_rows(folder, "train_loss")) >= 2
@@ -129,8 +131,42 @@ def test_gradients_are_clipped_by_their_norm_with_the_fused_optimiser(tiny_confi
 
 
 def test_scaled_gradients_of_fp16_leave_the_fused_optimiser_out(tiny_config: ModelConfig, drawn: Path) -> None:
-    module = module_of(tiny_config, drawn, precision="16-mixed")
+    recipe = Recipe.from_dict(recipe_values(tiny_config, drawn))
+    module = SegmentationModule(recipe, total_steps=10, source_names=["val_set"], fused=False)
     assert not cast(Any, module.configure_optimizers())["optimizer"].defaults["fused"]
+
+
+def on_a_machine(monkeypatch: pytest.MonkeyPatch, *, cpu: str = "", gpu: bool = False, gpu_bf16: bool = False) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False, cpu: True})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_bf16)
+
+
+@pytest.mark.parametrize(
+    ("machine", "accelerator", "precision"),
+    [
+        ({"cpu": "avx512_bf16"}, "auto", "bf16-mixed"),
+        ({"cpu": "amx_bf16"}, "auto", "bf16-mixed"),
+        ({"cpu": "bf16"}, "auto", "bf16-mixed"),  # Arm
+        ({"cpu": "avx2"}, "auto", "32-true"),
+        ({"gpu": True, "gpu_bf16": True}, "auto", "bf16-mixed"),
+        ({"gpu": True}, "gpu", "16-mixed"),
+        ({"gpu": True, "gpu_bf16": True}, "cpu", "32-true"),
+    ],
+)
+def test_precision_is_what_the_hardware_multiplies(
+    machine: dict[str, Any],
+    accelerator: str,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_config: ModelConfig,
+    drawn: Path,
+) -> None:
+    on_a_machine(monkeypatch, **machine)
+    recipe = Recipe.from_dict(recipe_values(tiny_config, drawn, precision="auto"))
+    assert precision_of(recipe, Machine(accelerator=accelerator)) == precision
+    named = Recipe.from_dict(recipe_values(tiny_config, drawn, precision="bf16-true"))
+    assert precision_of(named, Machine(accelerator=accelerator)) == "bf16-true"
 
 
 def test_fewer_images_than_a_batch_still_train(tiny_config: ModelConfig, drawn: Path) -> None:
