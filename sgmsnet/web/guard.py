@@ -30,7 +30,7 @@ from sgmsnet.web.rate import Rate
 log = logging.getLogger(__name__)
 
 BUSY = "The server is busy; please try again shortly."
-AT_ONCE = 256
+IN_HAND = 256
 """Requests in hand, and as many open streams again; more than that get 503."""
 SILENCE_S, BODY_S = 30.0, 600.0
 """How long a body may pause, and how long it may take in all."""
@@ -156,7 +156,7 @@ class Guard:
 
     async def _pass_on(self, scope: Scope, path: str, door: Door, body: _Body, answer: _Answer, client: str) -> None:
         idle = path.startswith("/gradio_api/heartbeat/")  # open as long as a page is, without a result to wait for
-        if (self._streams if idle else self.working) >= AT_ONCE:
+        if (self._streams if idle else self.working) >= IN_HAND:
             raise _Refusal(503, BUSY, wait_s=2)
         self.working, self._streams = self.working + (not idle), self._streams + idle
         try:

@@ -86,7 +86,7 @@ def test_a_disk_without_room_takes_no_uploads(path: str, tmp_path: Path, monkeyp
 
 
 def test_more_requests_than_can_be_held_get_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "AT_ONCE", 0)
+    monkeypatch.setattr(guard, "IN_HAND", 0)
     sent = asyncio.run(fed("/v1/segment", tmp_path, None))
     assert statuses(sent) == [503]
     assert (b"retry-after", b"2") in sent[0]["headers"]
