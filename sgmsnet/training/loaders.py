@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,26 @@ class RecipeData(pl.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         recipe, size = self.recipe, self.recipe.size(epoch)
         change = augmentation(recipe.augmentation, size=size)
-        change.set_random_state(seed=recipe.seed + 1000 * epoch + 1_000_000 * self._rank)
+        seed = recipe.seed + 1000 * epoch + 1_000_000 * self._rank
+        change.set_random_state(seed=seed)
         parts = [self._dataset(f"train_{i}", samples, size, change) for i, samples in enumerate(self.train_samples)]
-        drawn = balanced_sampler(
+        sampler = balanced_sampler(
             [len(part) for part in parts],
             [source.weight for source in recipe.sources],
             samples=self.samples_per_epoch,
             seed=recipe.seed + epoch,
         )
+        drawn = list(
+            sampler
+        )  # once: Lightning begins to iterate twice in some epochs, not in the first of a resumed run
         return DataLoader(
             ConcatDataset(parts),
             batch_size=recipe.batch_size // self._processes,
-            sampler=drawn if self._processes == 1 else self._share_of(list(drawn)),
+            sampler=drawn if self._processes == 1 else self._share_of(drawn),
             drop_last=True,
             num_workers=recipe.workers,
             collate_fn=collate_channels_last,
-            worker_init_fn=_seed_worker,
+            worker_init_fn=partial(_seed_worker, seed=seed),
         )
 
     def val_dataloader(self) -> list[DataLoader[Item]]:
@@ -120,12 +125,13 @@ class EvenShare(Dataset[Item]):
         return item if position < len(self.whole) else {**item, "labelled": torch.zeros_like(item["labelled"])}
 
 
-def _seed_worker(worker: int) -> None:
-    # MONAI keeps its own random state in each transform: every worker process needs another one.
+def _seed_worker(worker: int, *, seed: int) -> None:
+    # MONAI keeps its own random state in each transform: every worker process needs another one. Not PyTorch's seed for
+    # the worker, which tells how often Lightning began to iterate: a resumed run would end elsewhere.
     info = torch.utils.data.get_worker_info()
     assert info is not None
     dataset: Any = info.dataset
     for part in dataset.datasets:
         if part.transform is not None:
-            part.transform.set_random_state(seed=info.seed % 2**32)
+            part.transform.set_random_state(seed=seed + worker)
     torch.set_num_threads(1)
