@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from engines import processor
 from engines.artefacts import runnable_graph
 from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
 from engines.graph import describe, usable_graph
@@ -175,7 +176,10 @@ class _Source:
 
 def _choose_precision(asked: str | None, capabilities: list[str]) -> tuple[str, str]:
     """The precision, and the hint that OpenVINO takes for it."""
-    supported = [name for name in ("bf16", "fp32", "fp16", "int8") if name.upper() in capabilities]
+    if asked == "int8":
+        processor.require_int8()
+    known = ("bf16", "fp32", "fp16", *(["int8"] if processor.multiplies_int8() else []))
+    supported = [name for name in known if name.upper() in capabilities]
     best = next(name for name in _DEFAULTS if name in supported)
     chosen = asked or best
     if chosen not in supported:

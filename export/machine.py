@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from sgmsnet.commands.doctor import cpu_flags, memory_gib
+from engines import processor
+from sgmsnet.commands.doctor import memory_gib
 
 ROOT = Path(__file__).resolve().parents[1]
 BUSY_PERCENT = 20.0
@@ -77,7 +78,7 @@ def examine() -> Machine:
     return Machine(
         cpu=cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        cpu_flags=tuple(flag for flag in cpu_flags() if flag.startswith("amx") or flag == "avx512_bf16"),
+        cpu_flags=tuple(flag for flag in processor.flags() if flag.startswith("amx") or flag == "avx512_bf16"),
         memory_gib=memory_gib(),
         load_average=load,
         git_revision=_git_revision(),

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from engines import manifest as manifests
-from engines import verdicts
+from engines import processor, verdicts
 from engines.artefacts import RUNTIME
 from engines.base import EngineUnavailable
 from engines.graph import usable_graph
@@ -51,7 +51,7 @@ def build(
     """
     if precision == "int8" and not (calibration and verification):
         raise ExportError("int8 needs X-rays to calibrate with, and others to verify it on")
-    version = _version()
+    version = _version(precision)
     graph = onnx.load(usable_graph(files))
     if precision == "int8":
         from export.quantise import quantise
@@ -96,13 +96,17 @@ def record(folder: Path, parity: Parity) -> dict[str, Any]:
     return found
 
 
-def _version() -> str:
+def _version(precision: Precision) -> str:
     from engines.openvino_runtime import import_openvino
 
     try:
+        if precision == "int8":
+            processor.require_int8()
         return str(import_openvino().__version__)
     except ImportError as error:
         raise ExportError(f"openvino cannot be imported: {error}") from error
+    except EngineUnavailable as error:
+        raise ExportError(str(error)) from error
 
 
 def _manifest(files: ModelFiles, precision: str, folder: Path, graph: onnx.ModelProto, *, version: str) -> Manifest:

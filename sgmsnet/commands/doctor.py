@@ -12,19 +12,12 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from engines import artefacts, cuda, measure, ranked, select
+from engines import artefacts, cuda, measure, processor, ranked, select
 from engines.artefacts import Artefact
 from engines.base import Availability, EngineUnavailable
 from engines.ranked import Measured
 from sgmsnet.checkpoint import WeightsError, find
 from sgmsnet.commands.jetson import facts as jetson_facts
-
-# Matrix and half-precision units that decide how fast a CPU runs this network.
-CPU_FLAGS = (
-    *("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16"),
-    *("amx_tile", "amx_bf16", "amx_int8"),
-    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve"),
-)
 
 PACKAGES = (
     *("numpy", "scipy", "pillow", "pydicom", "safetensors", "onnxruntime", "onnxruntime-gpu", "openvino"),
@@ -106,7 +99,7 @@ def examine(model: str) -> Report:
         python=platform.python_version(),
         platform=platform.platform(),
         jetson=jetson,
-        cpu_flags=cpu_flags(),
+        cpu_flags=processor.flags(),
         gpu=gpu(),
         memory_gib=memory_gib(),
         packages=packages,
@@ -162,16 +155,6 @@ def _state(engine: Availability, measured: tuple[Measured, ...]) -> str:
         return f"not available{version}: {engine.reason}"
     times = [f", {one.median_ms:.1f} ms an image in {one.precision}" for one in measured if one.name == engine.name]
     return f"available{version}{times[0] if times else ''}"
-
-
-def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """Those of CPU_FLAGS that the first processor has; empty where the system does not say."""
-    for line in _text(path).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):  # x86, ARM
-            present = set(value.split())
-            return tuple(flag for flag in CPU_FLAGS if flag in present)
-    return ()
 
 
 def gpu(path: Path = Path("/proc/driver/nvidia/version")) -> str:

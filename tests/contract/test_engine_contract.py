@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import server_address
+from engines import processor, server_address
 from engines.base import Engine, EngineError, EngineUnavailable
 from engines.select import ENGINES, open_engine, open_unverified
 from export import ExportError, to_openvino
@@ -68,6 +68,7 @@ def engine(request: pytest.FixtureRequest, files: ModelFiles) -> Iterator[Engine
 
 def _open(name: str, files: ModelFiles, precision: str) -> Engine:
     if precision == "int8":  # of a random network, which is not held to the bound of what is accepted
+        processor.require_int8()
         return open_unverified(name, files, precision=precision, built=_quantised(files.weights))
     return open_engine(name, files, precision=precision)
 

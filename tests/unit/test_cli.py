@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sgmsnet
-from engines import cuda, select
+from engines import cuda, processor, select
 from engines.artefacts import Artefact
 from engines.base import Availability, EngineUnavailable
 from engines.cuda import Gpu
@@ -416,7 +416,7 @@ def test_doctor_reads_what_the_system_says(tmp_path: Path) -> None:
     cpuinfo.write_text("model name\t: x\nflags\t\t: fpu amx_bf16 avx2 avx512_bf16\n")
     meminfo.write_text("MemTotal:        8388608 kB\nMemFree: 1 kB\n")
     tegra.write_text("# R36 (release), REVISION: 4.0, GCID: 1\n# more\n")
-    assert doctor.cpu_flags(cpuinfo) == ("avx2", "avx512_bf16", "amx_bf16")
+    assert processor.flags(cpuinfo) == ("avx2", "avx512_bf16", "amx_bf16")
     assert doctor.memory_gib(meminfo) == 8.0
     assert doctor.jetson_release(tegra) == "R36 (release), REVISION: 4.0, GCID: 1"
 
@@ -434,4 +434,4 @@ def test_doctor_names_the_gpu_and_its_driver(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(cuda, "first_gpu", absent)
     assert doctor.gpu(driver) == "none: this machine has no NVIDIA driver"
     gone = tmp_path / "gone"
-    assert (doctor.cpu_flags(gone), doctor.memory_gib(gone), doctor.jetson_release(gone)) == ((), None, None)
+    assert (processor.flags(gone), doctor.memory_gib(gone), doctor.jetson_release(gone)) == ((), None, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,17 @@ import pytest
 from PIL import Image
 
 from engines import manifest as manifests
-from engines import select, verdicts
+from engines import processor, select, verdicts
 from engines.artefacts import fitting_artefact, held, runnable_graph
 from engines.base import EngineUnavailable
 from engines.openvino_engine import OpenVinoEngine
 from engines.select import open_unverified
 from export import ExportError, cases, to_openvino
+from export.cases import Case
 from export.quantise import not_quantised, with_plain_weights
 from export.verify import DiceChange, Parity, too_little, verify, verify_cases
 from sgmsnet.checkpoint import ModelFiles, find
+from sgmsnet.imaging import Geometry
 
 
 @pytest.fixture
@@ -90,7 +93,29 @@ def test_an_artefact_that_does_not_fit_is_refused_with_the_reason(files: ModelFi
     assert fitting_artefact(files, "fp16", version=version, built=tmp_path) is None
 
 
-def test_int8_is_never_opened_without_verification(files: ModelFiles, tmp_path: Path) -> None:
+def test_int8_is_refused_on_a_processor_that_cannot_multiply_it(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: ("avx2", "avx512f"))
+    for engine in (OpenVinoEngine, partial(open_unverified, "openvino")):
+        with pytest.raises(EngineUnavailable, match="VNNI or AMX, which this one has not"):
+            engine(files, precision="int8", built=tmp_path)
+    case = Case(np.zeros((1, 64, 64), np.uint8), Geometry(64, 64, 64, 64, 0, 0, 64, 64))
+    with pytest.raises(ExportError, match="VNNI or AMX"):
+        to_openvino.build(files, precision="int8", calibration=[case], verification=[case], built=tmp_path)
+    assert not list(tmp_path.glob("*/openvino-int8")), "told before anything is built"
+
+
+@pytest.mark.parametrize("flags", [("avx2", "avx_vnni"), ("avx512f", "avx512_vnni"), ("amx_int8",), ("asimd",), ()])
+def test_int8_is_left_to_its_verdict_elsewhere(flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: flags)
+    processor.require_int8()
+
+
+def test_int8_is_never_opened_without_verification(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: ("avx2", "avx_vnni"))
     with pytest.raises(ExportError, match="others to verify it on"):
         to_openvino.build(files, precision="int8", built=tmp_path)
     with pytest.raises(EngineUnavailable, match="no openvino artefact in int8"):
