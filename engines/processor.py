@@ -1,4 +1,4 @@
-"""What of a CPU decides how fast it runs a network, as Linux tells it; of other systems nothing is known."""
+"""What of a CPU decides how fast it runs a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLAGS = (
 
 
 def flags(path: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """Those of FLAGS that the first processor has; empty where the system does not say."""
+    """Those of FLAGS that the first processor has, as Linux tells; empty where the system does not say."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -26,6 +26,16 @@ def flags(path: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
             present = set(value.split())
             return tuple(flag for flag in FLAGS if flag in present)
     return ()
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for it, as torch tells on every system; raises ImportError without torch.
+
+    Others emulate it: on an AMD EPYC with AVX2 a training step took ten times as long as in FP32.
+    """
+    import torch
+
+    return any(have for name, have in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
 def multiplies_int8() -> bool:

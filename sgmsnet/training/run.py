@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor,
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
+from engines.processor import multiplies_bf16
 from sgmsnet import checkpoint
 from sgmsnet.config import ConfigError
 from sgmsnet.model import SGMSNet, load_encoder
@@ -90,16 +91,12 @@ def train(
 
 
 def precision_of(recipe: Recipe, machine: Machine) -> str:
-    """The recipe's precision; for auto, BF16 where the hardware multiplies it, else FP16 on a GPU and FP32 on a CPU.
-
-    A CPU without such instructions emulates them, and trained ten times slower in BF16 than in FP32 (AMD EPYC, AVX2).
-    """
+    """The recipe's precision; for auto, BF16 where the hardware multiplies it, else FP16 on a GPU and FP32 on a CPU."""
     if recipe.precision != "auto":
         return recipe.precision
     if torch.cuda.is_available() and machine.accelerator != "cpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    has_bf16 = any(have for name, have in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
-    return "bf16-mixed" if has_bf16 else "32-true"
+    return "bf16-mixed" if multiplies_bf16() else "32-true"
 
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, precision: str, steps_per_epoch: int) -> pl.Trainer:

@@ -26,14 +26,23 @@ SEND = """([selector, kind, name, text]) => {
 
 def send(page: Page, selector: str, kind: str, path: Path = CHEST) -> bool:
     text = base64.b64encode(path.read_bytes()).decode("ascii")
-    page.locator(selector).first.wait_for()  # what is dispatched to an element does not wait for it, as a click does
+    page.locator(selector).first.wait_for()
     prevented: bool = page.evaluate(SEND, [selector, kind, path.name, text])
     return prevented
 
 
+@pytest.fixture
+def page(open_page: OpenPage) -> Page:
+    """The page with all that takes files: a dispatched event does not wait for what listens, as a click does."""
+    opened = open_page()
+    expect(opened.locator(".sg-example").first).to_be_visible()
+    expect(opened.locator("#sg-upload button").first).to_be_visible()
+    opened.wait_for_timeout(SETTLE_MS)  # Gradio binds what it shows a moment later
+    return opened
+
+
 @pytest.mark.parametrize("target", [".sv-blank", ".sg-banner", "#sg-upload button"])
-def test_a_file_may_be_dropped_anywhere(open_page: OpenPage, target: str) -> None:
-    page = open_page()
+def test_a_file_may_be_dropped_anywhere(page: Page, target: str) -> None:
     assert send(page, target, "dragover")
     if not target.startswith("#"):
         assert page.evaluate("document.body.classList.contains('sg-dragging')")
@@ -42,24 +51,19 @@ def test_a_file_may_be_dropped_anywhere(open_page: OpenPage, target: str) -> Non
     wait_for_result(page, CHEST.name)
 
 
-def test_the_next_file_may_be_dropped_on_the_picture(open_page: OpenPage) -> None:
-    page = open_page()
+def test_the_next_file_may_be_dropped_on_the_picture(page: Page) -> None:
     upload(page, CHEST)
     wait_for_result(page, CHEST.name)
     assert send(page, ".sv-canvas", "drop", CHEST.with_name("normal_child_1.jpg"))
     wait_for_result(page, "normal_child_1.jpg")
 
 
-def test_a_picture_may_be_pasted(open_page: OpenPage) -> None:
-    page = open_page()
-    expect(page.locator(".sg-example").first).to_be_visible()
-    page.wait_for_timeout(SETTLE_MS)  # Gradio binds what it shows a moment later
+def test_a_picture_may_be_pasted(page: Page) -> None:
     send(page, "body", "paste")
     wait_for_result(page, CHEST.name)
 
 
-def test_a_mask_dropped_on_its_own_zone_is_no_x_ray(open_page: OpenPage) -> None:
-    page = open_page()
+def test_a_mask_dropped_on_its_own_zone_is_no_x_ray(page: Page) -> None:
     panel = page.locator("#sg-truth")
     panel.locator("button.label-wrap").click()
     expect(panel.locator(".sg-drop button").first).to_be_visible()

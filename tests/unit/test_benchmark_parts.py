@@ -97,11 +97,13 @@ def test_the_share_is_what_an_engine_reaches_of_the_roof() -> None:
     assert fp32.share == pytest.approx(0.8)
 
 
-def test_peaks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("has_bf16", "precisions"), [(True, {"fp32", "bf16"}), (False, {"fp32"})])
+def test_peaks_are_measured(has_bf16: bool, precisions: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "multiplies_bf16", lambda: has_bf16)
     monkeypatch.setattr(roofline, "_SIDE", 64)
     monkeypatch.setattr(roofline, "_COPY_BYTES", 2**20)
     peaks = roofline.measure_peaks(seconds=0.001)
-    assert set(peaks.operations_per_s) == {"fp32", "bf16"}
+    assert set(peaks.operations_per_s) == precisions
     assert all(value > 0 for value in (*peaks.operations_per_s.values(), peaks.bytes_per_s))
 
 
