@@ -45,42 +45,66 @@ const paint = (target, { scale, x, y }) => {
   target.beginPath();
   target.rect(width * settings.split, 0, width, height);
   target.clip();
-  if (settings.attention) {
-    target.globalAlpha = settings.strength;
-    const map = shown.attention[settings.attention];
-    target.drawImage(cached("attention", settings.attention, () => paintTable(map, rampTable(shown.payload.scale))), 0, 0, width, height);
-  }
-  for (const item of shown.payload.classes) if (!settings.hidden.has(item.name)) paintClass(target, item, scale);
+  const tint = tints();
+  if (tint) target.drawImage(tint, 0, 0, width, height);
+  if (settings.style !== "heat") for (const item of visibleClasses()) strokeContour(target, item, scale);
   target.restore();
   if (settings.split > 0) paintSplit(target, x + width * settings.split * scale, y, height * scale);
   return undefined;
 };
 
-const paintClass = (target, { name, colour }, scale) => {
+const visibleClasses = () => shown.payload.classes.filter(({ name }) => !settings.hidden.has(name));
+
+const opacityOf = (name) => {
+  const opacity = OPACITY[settings.style];
+  // In a fill, what lies below others is fainter, so that the colours on top stay clean.
+  return settings.style === "fill" && name !== shown.payload.classes.at(-1).name ? opacity / 2 : opacity;
+};
+
+// Everything between picture and lines, laid together at the maps' size: enlarging it is what takes long, and so is done
+// once. null: there is nothing.
+const tints = () => {
+  const classes = settings.style === "outline" ? [] : visibleClasses();
+  if (!settings.attention && !classes.length) return null;
+  const layers = classes.map(({ name, colour }) => [opacityOf(name), classTint(name, colour), shown.thresholds[name]]);
+  if (settings.attention) layers.unshift([settings.strength, attentionTint(), settings.attention]);
+  const tag = [settings.style, ...layers.map(([opacity, , what]) => [opacity, what])].join();
+  return cached("tints", `${tag} ${classes.map(({ name }) => name)}`, (kept) => {
+    const { width, height } = Object.values(shown.maps)[0];
+    const together = kept ?? new OffscreenCanvas(width, height);
+    const target = together.getContext("2d");
+    target.clearRect(0, 0, width, height);
+    for (const [opacity, layer] of layers) {
+      target.globalAlpha = opacity;
+      target.drawImage(layer, 0, 0, width, height);
+    }
+    return together;
+  });
+};
+
+const attentionTint = () => {
+  const name = settings.attention;
+  return cached("attention", name, () => paintTable(shown.attention[name], rampTable(shown.payload.scale)));
+};
+
+const classTint = (name, colour) => {
   const map = shown.maps[name];
+  if (settings.style === "heat") return cached(`heat ${name}`, "", () => paintTable(map, rampTable(shades(colour), true)));
   const threshold = shown.thresholds[name];
-  target.globalAlpha = OPACITY[settings.style];
-  const { width, height } = shown.picture;
-  if (settings.style === "heat") {
-    const heat = cached(`heat ${name}`, "", () => paintTable(map, rampTable(tints(colour), true)));
-    return target.drawImage(heat, 0, 0, width, height);
-  }
-  if (settings.style === "fill") {
-    // What lies below others is fainter, so that the colours on top stay clean.
-    if (name !== shown.payload.classes.at(-1).name) target.globalAlpha /= 2;
-    const fill = cached(`fill ${name}`, threshold, (kept) => paintTable(map, fillTable(colour, threshold), kept));
-    target.drawImage(fill, 0, 0, width, height);
-  }
-  return strokeContour(target, map, cached(`line ${name}`, threshold, () => contour(map, threshold)), colour, scale);
+  return cached(`fill ${name}`, threshold, (kept) => paintTable(map, fillTable(colour, threshold), kept));
 };
 
 // Lines keep their width on the screen whatever the zoom; a dark rim keeps them visible on bright bone.
-const strokeContour = (target, map, path, colour, scale) => {
+const strokeContour = (target, { name, colour }, scale) => {
+  const map = shown.maps[name];
+  const threshold = shown.thresholds[name];
+  const path = cached(`line ${name}`, threshold, () => contour(map, threshold));
   const enlarged = shown.picture.width / map.width;
   const thin = settings.style === "fill";
   target.save();
+  target.globalAlpha = opacityOf(name);
   target.scale(enlarged, shown.picture.height / map.height);
-  target.lineCap = "round";
+  target.lineJoin = "round";
   for (const [style, width] of [["rgba(0, 0, 0, 0.55)", thin ? 2 : 4], [`rgb(${colour})`, thin ? 1 : 2]]) {
     target.strokeStyle = style;
     target.lineWidth = width / (scale * enlarged);
@@ -135,7 +159,7 @@ const redraw = (began = performance.now()) => {
 };
 
 const legend = () => {
-  const visible = shown.refused ? [] : shown.payload.classes.filter(({ name }) => !settings.hidden.has(name));
+  const visible = shown.refused ? [] : visibleClasses();
   const heat = settings.style === "heat";
   cached("legend", [heat, ...visible.map(({ name }) => name)].join(), () => {
     const keys = visible.map(({ name, colour }) => {

@@ -54,7 +54,7 @@ const rampTable = (stops, fade = false) => {
 };
 
 // Darker and lighter tints of a class colour, for its heat map.
-const tints = (colour) => [
+const shades = (colour) => [
   colour.map((part) => Math.round(part * 0.35)),
   colour,
   colour.map((part) => Math.round(part + (255 - part) * 0.6)),
@@ -70,10 +70,11 @@ const fillTable = (colour, threshold) => {
   return table;
 };
 
-// The line where the map crosses `threshold` (marching squares), in pixel units of the map. Outside counts as 0.
+// The line where the map crosses `threshold` (marching squares), in pixel units of the map. Outside counts as 0, so every
+// line is closed; each is drawn in one go, since a stroke of single pieces takes several times as long.
 const contour = ({ values, width, height }, threshold) => {
   const level = threshold * 255 + 0.01; // never equal to a value, so no crossing is undefined
-  const path = new Path2D();
+  const crossings = new Map(); // by the edge between two pixels: where the line crosses it, and the crossings beside that
   const at = (x, y) => (x < 0 || y < 0 || x >= width || y >= height ? 0 : values[y * width + x]);
   for (let y = -1; y < height; y += 1) {
     let a = at(-1, y);
@@ -82,27 +83,46 @@ const contour = ({ values, width, height }, threshold) => {
       const b = at(x + 1, y);
       const c = at(x + 1, y + 1);
       const code = (a > level) | ((b > level) << 1) | ((c > level) << 2) | ((d > level) << 3);
-      if (code !== 0 && code !== 15) addCell(path, x + 0.5, y + 0.5, a, b, c, d, level, code);
+      if (code !== 0 && code !== 15) addCell(crossings, width + 2, x, y, a, b, c, d, level, code);
       a = b;
       d = c;
     }
   }
-  return path;
+  return closedLines(crossings);
 };
 
-// One cell with corner values a b / d c: a segment between the two edges that the contour crosses.
-const addCell = (path, x, y, a, b, c, d, level, code) => {
+// One cell with corner values a b / d c: a piece between the two edges that the line crosses.
+const addCell = (crossings, row, x, y, a, b, c, d, level, code) => {
   const along = (from, to) => (level - from) / (to - from);
+  const key = (column, line, upright) => 2 * ((line + 1) * row + column + 1) + upright;
   const edge = {
-    top: () => [x + along(a, b), y],
-    right: () => [x + 1, y + along(b, c)],
-    bottom: () => [x + along(d, c), y + 1],
-    left: () => [x, y + along(a, d)],
+    top: () => [key(x, y, 0), x + 0.5 + along(a, b), y + 0.5],
+    right: () => [key(x + 1, y, 1), x + 1.5, y + 0.5 + along(b, c)],
+    bottom: () => [key(x, y + 1, 0), x + 0.5 + along(d, c), y + 1.5],
+    left: () => [key(x, y, 1), x + 0.5, y + 0.5 + along(a, d)],
+  };
+  const crossing = ([id, cx, cy]) => {
+    if (!crossings.has(id)) crossings.set(id, { id, x: cx, y: cy, beside: [] });
+    return crossings.get(id);
   };
   for (const [from, to] of CELLS[code]) {
-    path.moveTo(...edge[from]());
-    path.lineTo(...edge[to]());
+    const [first, second] = [crossing(edge[from]()), crossing(edge[to]())];
+    first.beside.push(second);
+    second.beside.push(first);
   }
+};
+
+const closedLines = (crossings) => {
+  const path = new Path2D();
+  for (const start of crossings.values()) {
+    path.moveTo(start.x, start.y);
+    for (let next = start; next; next = next.beside.find(({ id }) => crossings.has(id))) {
+      path.lineTo(next.x, next.y);
+      crossings.delete(next.id);
+    }
+    path.closePath();
+  }
+  return path;
 };
 
 const CELLS = {
