@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="RECIPE is a training recipe: train it on all sources and without each, test on the one left out",
     )
     parser.add_argument("--tables", action="store_true", help="train nothing: write the tables of what is finished")
+    parser.add_argument(
+        "--publish",
+        type=Path,
+        metavar="DIR",
+        help="train nothing: copy what is finished, without checkpoints, into DIR, with the tables that it gives",
+    )
     parser.add_argument("--cost", action="store_true", help="measure parameters, GFLOP and latency of all rows again")
 
 
@@ -46,14 +52,17 @@ def _numbers(text: str) -> list[int]:
 def run(args: argparse.Namespace) -> int:
     """Compare; return the exit code."""
     from sgmsnet.config import ConfigError
-    from sgmsnet.training.compare import compare, write_tables
+    from sgmsnet.training.compare import compare, publish, write_tables
     from sgmsnet.training.data import DatasetError
     from sgmsnet.training.run import runs_root
 
     try:
         comparison = _comparison(args)
         folder = args.output or runs_root() / comparison.name
-        if args.tables:
+        if args.publish:
+            publish(comparison, folder=folder, to=args.publish)
+            folder = args.publish
+        elif args.tables:
             write_tables(comparison, folder=folder, measure_again=args.cost)
         else:
             compare(comparison, folder=folder, rows=args.rows, measure_again=args.cost)

@@ -35,6 +35,7 @@ from sgmsnet.training.surface import SurfaceDistance
 
 RESULT = "result.json"
 """Written last: a row with it is finished."""
+COSTS = "costs.json"
 COLUMNS = ("image", "group", "tp", "fp", "fn", "tn", "hd95", "nsd", "unit")
 Say = Callable[[str], None]
 
@@ -114,6 +115,25 @@ def write_tables(comparison: Comparison, *, folder: Path, measure_again: bool = 
     if scores:
         facts = _costs(comparison, folder, again=measure_again)
         write_board(comparison, scores, facts["rows"], facts["conditions"], folder=folder)
+
+
+def publish(comparison: Comparison, *, folder: Path, to: Path) -> None:
+    """Copy what the tables are made from into `to`, of finished runs and without checkpoints, and write the tables.
+
+    What lies there of other runs stays. A copy of `to` is a folder that `compare` goes on in: what is finished is not
+    trained again, and the tables follow without a training run.
+    """
+    for row in comparison.rows:
+        for seed in comparison.seeds:
+            run = Path(row.name) / f"seed-{seed}"
+            if (folder / run / RESULT).is_file():
+                (to / run).mkdir(parents=True, exist_ok=True)
+                kept = ("recipe.yaml", "about.json", *(f"{part.name}.csv" for part in comparison.parts_of(row)), RESULT)
+                for name in kept:
+                    shutil.copyfile(folder / run / name, to / run / name)
+    if (folder / COSTS).is_file() and to.is_dir():
+        shutil.copyfile(folder / COSTS, to / COSTS)
+    write_tables(comparison, folder=to)
 
 
 def read_scores(comparison: Comparison, *, folder: Path) -> list[Score]:
@@ -200,7 +220,7 @@ def read_images(path: Path, *, label: str) -> list[Row]:
 
 def _costs(comparison: Comparison, folder: Path, *, again: bool) -> dict[str, Any]:
     """{"rows": Cost by row, "conditions"}, from costs.json; all rows are measured together, so that they compare."""
-    path = folder / "costs.json"
+    path = folder / COSTS
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not again else {"rows": {}}
     if not {row.name for row in comparison.rows} <= set(stored["rows"]):
         recipes = {row.name: comparison.recipe_of(row, comparison.seeds[0]) for row in comparison.rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,30 @@ def test_a_row_that_was_stopped_goes_on_from_its_checkpoint(tiny: Path, finished
     assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before, "no step was trained again"
     [row] = table_of(tmp_path)
     assert (row["row"], row["p"]) == ("unet", ""), "nothing to test against before the reference is finished"
+
+
+def test_what_is_published_gives_the_same_tables_and_is_gone_on_from(
+    tiny: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    assert main(["compare", str(tiny), "--output", str(finished), "--publish", str(shared)]) == 0
+    for name in ("scoreboard.md", "scoreboard.csv"):
+        assert (shared / name).read_bytes() == (finished / name).read_bytes()
+    assert {path.name for path in (shared / "unet" / "seed-2").iterdir()} == {
+        *("recipe.yaml", "about.json", "result.json", "drawn.csv")
+    }
+    shutil.rmtree(shared / "unet" / "seed-1")
+    trained: list[str] = []
+    monkeypatch.setattr(comparing, "train", _counting(comparing.train, trained))
+    assert main(["compare", str(tiny), "--output", str(shared)]) == 0
+    assert trained == ["unet 1"]
+
+
+def test_nothing_finished_is_nothing_to_publish(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shared = tmp_path / "shared"
+    assert main(["compare", str(tiny), "--output", str(tmp_path / "runs"), "--publish", str(shared)]) == 2
+    assert "holds no finished row" in capfd.readouterr().err
+    assert not shared.exists()
 
 
 def test_a_folder_of_another_protocol_is_refused(tiny: Path, finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
