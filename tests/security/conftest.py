@@ -11,7 +11,7 @@ from tests.security.serving import Running, running
 LOGIN = ("ward", "sécret:colon")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running]]:
     """Servers with different policies, which log all that they can."""
     with running(
