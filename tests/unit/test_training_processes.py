@@ -26,6 +26,19 @@ from tests.needs import ROOT
 from tests.unit.training_runs import metric_rows, recipe_values, state_of
 
 
+def train_in_two_processes(*arguments: object) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "sgmsnet", "train", *map(str, arguments), "--accelerator", "cpu"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_two_processes_end_where_one_does_with_the_same_batches(
     tiny_config: ModelConfig, drawn: Path, tmp_path: Path
@@ -34,17 +47,7 @@ def test_two_processes_end_where_one_does_with_the_same_batches(
         tiny_config, drawn, phases=[{"size": 64, "epochs": 20}], samples_per_epoch=16, learning_rate=5e-3
     )
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["train", str(tmp_path / "small.yaml"), "--output", str(tmp_path / "two"), "--accelerator", "cpu"]
-    done = subprocess.run(
-        [*torchrun, "-m", "sgmsnet", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    train_in_two_processes(tmp_path / "small.yaml", "--output", tmp_path / "two")
     one = train(Recipe.from_dict(values), folder=tmp_path / "one")
     two = tmp_path / "two"
     assert state_of(two)["global_step"] == state_of(one)["global_step"] == 80
@@ -67,16 +70,7 @@ def test_two_processes_go_on_from_their_last_epoch(tiny_config: ModelConfig, dra
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     folder, states = tmp_path / "run", []
     for arguments in ([tmp_path / "small.yaml", "--output", folder], ["phases.0.epochs=2", "--resume", folder]):
-        words = ["-m", "sgmsnet", "train", *map(str, arguments), "--accelerator", "cpu"]
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        train_in_two_processes(*arguments)
         states.append(state_of(folder))
     assert [(state["epoch"], state["global_step"]) for state in states] == [(0, 2), (1, 4)]
     steps = [state["optimizer_states"][0]["state"][0]["step"] for state in states]
