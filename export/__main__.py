@@ -17,7 +17,8 @@ from export import ExportError, benchmark, capacity_command
 from export.jetpack import JETPACKS
 from export.machine import ROOT
 from sgmsnet.checkpoint import ModelFiles, find
-from sgmsnet.imaging import SUFFIXES, load, prepare
+from sgmsnet.commands.inputs import collect
+from sgmsnet.imaging import load, prepare
 
 _OPSET = 20
 
@@ -252,10 +253,7 @@ def _masks(options: argparse.Namespace) -> dict[str, str] | None:
 
 def _prepared(paths: Sequence[Path], files: ModelFiles) -> np.ndarray:
     """X-rays, and those in folders, as uint8 (N, 1, H, W)."""
-    found: list[Path] = []
-    for path in paths:
-        inside = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES)
-        found += inside if path.is_dir() else [path]
+    found = collect(paths)
     if not found:
         raise ValueError("there is no X-ray in these folders")
     size = {"height": files.config.height, "width": files.config.width}

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sgmsnet.checkpoint import ModelFiles
-from sgmsnet.imaging import SUFFIXES, Geometry, load, prepare
+from sgmsnet.commands.inputs import collect
+from sgmsnet.imaging import Geometry, load, prepare
 from sgmsnet.training.data import KNOWN_SOURCES, DatasetError, Sample, SourceConfig, Split, data_root, find_samples
 from sgmsnet.training.masks import read_mask
 
@@ -76,8 +77,7 @@ def _of_path(path: Path, files: ModelFiles, masks: Mapping[str, str] | None) -> 
             samples = find_samples(replace(source, path="."), split="all", root=folder)
             return [_case(sample.image, sample.masks, files) for sample in samples]
         path = folder / "images"
-    images = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES)
-    return [_case(image, {}, files) for image in images]
+    return [_case(image, {}, files) for image in collect([path])]
 
 
 def _case(image: Path, masks: Mapping[str, Path], files: ModelFiles) -> Case:

@@ -7,14 +7,16 @@ numbers of patients cannot reach a Radiograph, a message or a log.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
 from pydicom.pixels.processing import apply_voi
 from pydicom.uid import UID, UID_dictionary
@@ -41,7 +43,7 @@ _WANTED = [
     "VOILUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData", "PixelSpacing",
-    "ImagerPixelSpacing", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
+    "ImagerPixelSpacing", "PatientOrientation", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
 ]
 # fmt: on
 
@@ -68,17 +70,19 @@ def read(data: bytes, name: str) -> Radiograph:
     """Read one frame of a projection X-ray; raises UnreadableImageError, which calls the file `name`."""
     dataset = _parse(data, name)
     _check_kind(dataset, name)
-    height, width = int(_number(dataset, "Rows") or 0), int(_number(dataset, "Columns") or 0)
+    height, width = int(number(dataset, "Rows") or 0), int(number(dataset, "Columns") or 0)
     check_size(height, width, name)
     with room_for(height, width):
         stored = _decode(dataset, name)
         spacing_mm = _spacing(dataset)
         try:
             if stored.ndim == 3:
-                return from_plane(luminance(stored), "DICOM", spacing_mm=spacing_mm)
-            return _from_monochrome(stored, dataset, spacing_mm)
+                radiograph = from_plane(luminance(stored), "DICOM", spacing_mm=spacing_mm)
+            else:
+                radiograph = _from_monochrome(stored, dataset, spacing_mm)
         except _ERRORS:
             raise UnreadableImageError(f"{name}: the DICOM file's grey scale is damaged.") from None
+    return radiograph if _usual_sides(dataset) else replace(radiograph, usual_sides=False)
 
 
 def _parse(data: bytes, name: str) -> FileDataset:
@@ -106,10 +110,14 @@ def _check_kind(dataset: FileDataset, name: str) -> None:
         raise UnreadableImageError(f"{name}: DICOM files with floating-point pixels are not read.")
     if not dataset.get("PixelData"):
         raise UnreadableImageError(f"{name}: the DICOM file holds no pixel data.")
-    if (_number(dataset, "NumberOfFrames") or 1) > 1:
+    if (number(dataset, "NumberOfFrames") or 1) > 1:
         raise UnreadableImageError(f"{name}: the DICOM file holds more than one frame.")
     if dataset.get("BitsAllocated") not in (1, 8, 16):
         raise UnreadableImageError(f"{name}: only DICOM pixels of at most 16 bits are read.")
+    high, bits = number(dataset, "HighBit"), number(dataset, "BitsStored")
+    # pydicom takes the lowest bits, whatever HighBit says. A lossless coder leaves the bits where they are.
+    if high is not None and bits is not None and high != bits - 1:
+        raise UnreadableImageError(f"{name}: DICOM pixels that are not stored in the lowest bits are not read.")
 
 
 def _decode(dataset: FileDataset, name: str) -> np.ndarray:
@@ -199,7 +207,7 @@ def _from_monochrome(stored: np.ndarray, dataset: FileDataset, spacing_mm: tuple
 def _grey_table(values: np.ndarray, dataset: FileDataset) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Grey 0..65535 (int64) of every stored value, before any inversion, and the file's own window."""
     for keyword in ("RescaleSlope", "RescaleIntercept"):
-        if keyword in dataset and _number(dataset, keyword) is None:
+        if keyword in dataset and number(dataset, keyword) is None:
             del dataset[keyword]
     real = np.asarray(apply_modality_lut(values, dataset), np.float64)
     window = _window(dataset)
@@ -227,7 +235,7 @@ def _fit(real: np.ndarray) -> tuple[float, float]:
 
 def _window(dataset: FileDataset) -> tuple[float, float] | None:
     """The first window of the file as (centre, width), black to white (DICOM PS3.3 C.11.2.1.2)."""
-    centre, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
+    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
     if centre is None or width is None or width <= 0:
         return None
     if str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper() != "LINEAR":
@@ -236,24 +244,35 @@ def _window(dataset: FileDataset) -> tuple[float, float] | None:
 
 
 def _padding(values: np.ndarray, dataset: FileDataset) -> np.ndarray:
-    first = _number(dataset, "PixelPaddingValue")
+    first = number(dataset, "PixelPaddingValue")
     if first is None:
         return np.zeros(values.shape, bool)
-    last = _number(dataset, "PixelPaddingRangeLimit")
+    last = number(dataset, "PixelPaddingRangeLimit")
     last = first if last is None else last
     return (values >= min(first, last)) & (values <= max(first, last))
 
 
 def _spacing(dataset: FileDataset) -> tuple[float, float] | None:
     """(row, column) in mm: at the patient where calibrated, else at the detector."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        row, column = _number(dataset, keyword, 0), _number(dataset, keyword, 1)
-        if row and column and 0.001 <= row <= 100 and 0.001 <= column <= 100:
-            return row, column
+    return spacing_of(dataset, "PixelSpacing") or spacing_of(dataset, "ImagerPixelSpacing")
+
+
+def spacing_of(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
+    """(row, column) in mm as one element says; None where it does not say both, or what cannot be true."""
+    row, column = number(dataset, keyword, 0), number(dataset, keyword, 1)
+    if row and column and 0.001 <= row <= 100 and 0.001 <= column <= 100:
+        return row, column
     return None
 
 
-def _number(dataset: FileDataset, keyword: str, position: int = 0) -> float | None:
+def _usual_sides(dataset: FileDataset) -> bool:
+    """False where a row of the image does not run towards the patient's left (DICOM PS3.3 C.7.6.1.1.1)."""
+    value = dataset.get("PatientOrientation")
+    row = str(value[0]).strip().upper() if isinstance(value, MultiValue) and len(value) == 2 else ""
+    return not row or row.startswith("L")
+
+
+def number(dataset: Dataset, keyword: str, position: int = 0) -> float | None:
     """One value of an element as a finite number; None where it is absent, empty or no number."""
     value = dataset.get(keyword)
     if isinstance(value, (str, bytes)) or not hasattr(value, "__getitem__"):

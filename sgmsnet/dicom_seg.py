@@ -64,11 +64,15 @@ def write_segmentation(prediction: Prediction, source: bytes | Path | None, *, k
     height, width = prediction.geometry.image_height, prediction.geometry.image_width
     if (plain.get("Rows"), plain.get("Columns")) != (height, width):
         raise SegmentationError(f"{prediction.image}: the DICOM file is not of the size that was segmented.")
-    segmentation = _segmentation(prediction, plain)
-    if keep_identity:
-        _add_identity(segmentation, original)
     buffer = BytesIO()
-    segmentation.save_as(buffer, enforce_file_format=True)
+    try:
+        segmentation = _segmentation(prediction, plain)
+        if keep_identity:
+            _add_identity(segmentation, original)
+        segmentation.save_as(buffer, enforce_file_format=True)
+    except (AttributeError, TypeError, ValueError):
+        sentence = "no DICOM segmentation can be made with what the DICOM file says of itself."
+        raise SegmentationError(f"{prediction.image}: {sentence}") from None
     return buffer.getvalue()
 
 
@@ -83,7 +87,7 @@ def _read(source: bytes | Path | None, name: str, *, wanted: tuple[str, ...]) ->
     try:
         with quiet():
             dataset = dcmread(BytesIO(data), force=True, specific_tags=keywords, stop_before_pixels=True)
-            for keyword in _GEOMETRY:  # values are parsed on first use: let the damaged ones fail here
+            for keyword in (*_GEOMETRY, *wanted):  # values are parsed on first use: let the damaged ones fail here
                 dataset.get(keyword)
     except DECODING_ERRORS:
         raise SegmentationError(f"{name}: the DICOM file is damaged or ends early.") from None
@@ -94,6 +98,8 @@ def _without_identity(original: Dataset, name: str) -> Dataset:
     """UIDs and geometry of the X-ray; every field about the patient and the study is there and empty."""
     from pydicom.dataset import Dataset
     from pydicom.uid import RE_VALID_UID
+
+    from sgmsnet.dicom import number, spacing_of
 
     plain = Dataset()
     for keyword in (*_UIDS, _FRAME):
@@ -106,9 +112,8 @@ def _without_identity(original: Dataset, name: str) -> Dataset:
             )
     if plain.SOPClassUID not in _CLASSES:
         raise SegmentationError(f"{name}: DICOM segmentations are written for single projection X-rays alone.")
-    plain.Rows, plain.Columns = int(original.get("Rows") or 0), int(original.get("Columns") or 0)
-    spacing = original.get("PixelSpacing")
-    if spacing is not None and len(spacing) == 2 and min(spacing) > 0:
+    plain.Rows, plain.Columns = int(number(original, "Rows") or 0), int(number(original, "Columns") or 0)
+    if spacing := spacing_of(original, "PixelSpacing"):
         plain.PixelSpacing = [float(value) for value in spacing]
     for keyword in _IDENTITY:
         setattr(plain, keyword, "" if keyword in ("PatientID", "PatientSex") else None)

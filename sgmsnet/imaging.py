@@ -45,7 +45,7 @@ __all__ = [
 Source = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
-"""What is collected from folders, lower case; files without a suffix are too if is_dicom says yes."""
+"""What is collected from folders, lower case; others are too if is_dicom says yes."""
 
 
 @dataclass(frozen=True)

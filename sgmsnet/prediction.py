@@ -109,7 +109,7 @@ class Prediction:
     @cached_property
     def divider(self) -> np.ndarray | None:
         """float64 (H,): pixels with `column < divider[row]` are on the patient's right; None if unknown."""
-        if LUNGS not in self.classes:
+        if LUNGS not in self.classes or not self.radiograph.usual_sides:
             return None
         g = self.geometry
         lungs = self.on_the_grid(LUNGS) > self.cut(LUNGS)

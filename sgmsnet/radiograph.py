@@ -74,6 +74,8 @@ class Radiograph:
     """Distance of neighbouring pixel centres down a column and along a row, in mm; None where unknown."""
     format: str
     """PNG, JPEG, TIFF, DICOM or array."""
+    usual_sides: bool = True
+    """Whether the patient's right is taken to be on the image's left; not where the file says otherwise."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for pixels or a window that cannot be shown."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -26,7 +26,7 @@ _MAGIC = {
 # Not through Image.open, which warns of sizes by a limit that is not ours, and knows more formats.
 _READERS = {"PNG": PngImageFile, "JPEG": JpegImageFile, "TIFF": TiffImageFile}
 _WHITE_IS_ZERO = 0
-_ORIENTATION, _PHOTOMETRIC = 274, 262
+_BITS, _ORIENTATION, _PHOTOMETRIC = 258, 274, 262
 
 
 def format_of(data: bytes) -> str | None:
@@ -37,10 +37,11 @@ def format_of(data: bytes) -> str | None:
 def decode(data: bytes, format: str, name: str) -> np.ndarray:
     """Grey pixels, upright, uint8 or uint16 (H, W); UnreadableImageError calls the file `name`."""
     try:
-        image: Image.Image = _READERS[format](BytesIO(data))  # reads the header only
+        image: ImageFile.ImageFile = _READERS[format](BytesIO(data))  # reads the header only
         check_size(image.height, image.width, name)
         if getattr(image, "is_animated", False):
             raise UnreadableImageError(f"{name}: the {format} file holds more than one image.")
+        _check_depth(image, name)
         if format == "JPEG" and image.mode == "RGB":
             image.draft("L", None)  # the brightness is stored apart: no need to decode the colours
         with room_for(image.height, image.width):
@@ -50,6 +51,13 @@ def decode(data: bytes, format: str, name: str) -> np.ndarray:
         raise
     except DECODING_ERRORS:
         raise UnreadableImageError(f"{name}: the {format} file is damaged or ends early.") from None
+
+
+def _check_depth(image: ImageFile.ImageFile, name: str) -> None:
+    """Of several channels of 16 bits Pillow keeps the high bytes alone: an image of 12 bits would become black."""
+    bits = max(getattr(image, "tag_v2", {}).get(_BITS, (8,)))  # a TIFF; of a PNG, Pillow tells by its raw mode
+    if (bits > 8 or ";16" in str(image.tile)) and not image.mode.startswith(("I", "F")):
+        raise UnreadableImageError(f"{name}: images of 16 bits are read in grey only, without colours or transparency.")
 
 
 def _grey(image: Image.Image, name: str) -> np.ndarray:

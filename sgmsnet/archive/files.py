@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sgmsnet.archive import ArchiveError
-from sgmsnet.commands.inputs import looks_like_image
+from sgmsnet.commands.inputs import NAME_BYTES, fitting, looks_like_image
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,14 @@ class Item:
 
     path: Path
     name: str
+
+    @property
+    def results(self) -> str:
+        """What its results' file names begin with: its own; a hash makes up for what a disk would not take of it."""
+        last = Path(self.name).name
+        if len(last.encode("utf-8", "surrogateescape")) <= NAME_BYTES:
+            return last
+        return f"{fitting(last)}-{digest(self.name).hex()[:16]}"
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ in a set for each file, by which a file that is done is known.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections import deque
@@ -20,7 +22,7 @@ from typing import Any
 
 from sgmsnet.archive import ArchiveError, files
 from sgmsnet.archive.files import Item, Shard
-from sgmsnet.archive.log import PATTERN, Log, forget_failures, sync_folder
+from sgmsnet.archive.log import PATTERN, Log, failed, refuse_plain_records, sync_folder, try_lock
 from sgmsnet.archive.patience import settled
 from sgmsnet.archive.progress import LINE_EVERY_S, Progress
 from sgmsnet.archive.table import write_csv, write_parquet
@@ -31,6 +33,7 @@ Encode = Callable[["Prediction | Failure", Path, Path], "tuple[dict[str, Any], s
 """(outcome, source, target) -> its record, and a sentence for the user or None; writes target's folder/NAME_*.*"""
 
 SETTINGS = "archive.json"
+"""Its presence says that a folder holds an archive job."""
 _PARTS = ".part"
 
 
@@ -75,18 +78,19 @@ def run(options: Options, pipeline: Pipeline, encode: Encode, *, settings: Setti
     output = options.output
     _check(options)
     output.mkdir(parents=True, exist_ok=True)
+    refuse_plain_records(output)
     _agree(output / SETTINGS, settings)
-    if options.retry:
-        forget_failures(output, options.shard)
-    with Log(output, options.shard) as log:
+    with Log(output, options.shard, retry=options.retry) as log:
         parts = output / f"{_PARTS}{options.shard.label}"
-        shutil.rmtree(parts, ignore_errors=True)  # what a killed job left
+        _clear(output, parts)
         total = _counted(options)
-        progress = Progress(total, before=_done_of(options.shard, log), every_s=LINE_EVERY_S)
+        progress = Progress(total, before=log.own, every_s=LINE_EVERY_S)
+        for path in log.kept:
+            progress.say(f"The failures in {path} are not tried again: another job is writing it.")
         try:
             for record, sentence in _work(options, pipeline, encode, log, parts, progress.say):
-                progress.step(failed=record["error"] is not None)
-                log.failed += record["error"] is not None
+                progress.step(failed=failed(record))
+                log.failed += failed(record)
                 if sentence is not None:
                     progress.say(sentence)
         finally:
@@ -97,6 +101,17 @@ def run(options: Options, pipeline: Pipeline, encode: Encode, *, settings: Setti
             raise ArchiveError("No image was found.")
         tabulate(options.output, shard=options.shard, table=options.table)
         return log.failed
+
+
+def _clear(output: Path, own: Path) -> None:
+    """Remove what killed jobs left behind: of this shard, and of any other, in any sharding, that no job works on."""
+    shutil.rmtree(own, ignore_errors=True)
+    for parts in output.glob(f"{_PARTS}*"):
+        if not re.fullmatch(rf"{_PARTS}(-\d+-of-\d+)?", parts.name):
+            continue
+        if lock := try_lock(output / f"predictions{parts.name.removeprefix(_PARTS)}.jsonl"):
+            with lock:
+                shutil.rmtree(parts, ignore_errors=True)
 
 
 def _work(
@@ -144,19 +159,29 @@ def _settle(
 ) -> tuple[dict[str, Any], str | None]:
     """Encode into a folder apart; then put every file, whole and on the disk, to its place."""
     part.mkdir(parents=True)
-    record, sentence = encode(outcome, item.path, part / Path(item.name).name)
-    folder = output / Path(item.name).parent
+    record, sentence = encode(outcome, item.path, part / item.results)
+    try:
+        _put(part, output / Path(item.name).parent)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        failure = Failure(item.path.name, f"{item.path.name}: the path of its results would be too long.")
+        record, sentence = encode(failure, item.path, part / item.results)
+    shutil.rmtree(part)
+    return record, sentence
+
+
+def _put(part: Path, folder: Path) -> None:
     for file in part.iterdir():
         folder.mkdir(parents=True, exist_ok=True)
         _sync(file)
         file.replace(folder / file.name)
-    part.rmdir()
-    return record, sentence
 
 
 def _folder_of(item: Item, output: Path) -> Path:
     folder = output / Path(item.name).parent
-    return folder if folder.is_dir() else output  # a failure may leave no folder
+    # A failure may leave no folder. Path.is_dir() would raise for a path that is too long.
+    return folder if os.path.isdir(folder) else output  # noqa: PTH112
 
 
 def _sync(file: Path) -> None:
@@ -203,11 +228,6 @@ def _counted(options: Options) -> Future[int]:
 
     threading.Thread(target=work, name="count", daemon=True).start()
     return future
-
-
-def _done_of(shard: Shard, log: Log) -> int:
-    # Of other shardings' records those of this shard are not told apart: near enough for a bar.
-    return len(log) if shard.of == 1 else log.own
 
 
 def tabulate(output: Path, *, shard: Shard | None = None, table: str = "csv") -> None:

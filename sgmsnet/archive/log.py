@@ -21,25 +21,37 @@ from sgmsnet.archive.files import Shard, digest
 PATTERN = "predictions*.jsonl"
 GROUP, GROUP_S = 64, 1.0
 """A group of records is written to the disk at once, when there are so many or the first has waited so long."""
+LOCK_WAIT_S, RETRY_WAIT_S = 2.0, 30.0
+"""For a lock that another job holds for a moment: of the shard's own list, and of all lists with failures to retry."""
 
 
 class Log:
     """The done-list of one shard, and what any shard of the folder has done; one process at a time."""
 
-    def __init__(self, folder: Path, shard: Shard) -> None:
-        """Lock it, mend its end, read what is done; raises ArchiveError when another job writes it."""
+    def __init__(self, folder: Path, shard: Shard, *, retry: bool = False) -> None:
+        """Lock it, mend its end, read what is done; raises ArchiveError when another job writes it.
+
+        With `retry`, the shard's failures are taken out of all lists of the folder, so that they are tried again.
+        """
         self.path = folder / f"predictions{shard.label}.jsonl"
-        self._lock = _lock(folder / f".predictions{shard.label}.lock", self.path)
+        lock = try_lock(self.path, wait_s=LOCK_WAIT_S)
+        if lock is None:
+            raise ArchiveError(f"Another job is writing {self.path}.")
+        self._lock = lock
         self._stream: IO[bytes] | None = None
         self._lines: list[bytes] = []
         self._folders: set[Path] = set()
         self._since = time.monotonic()
         self._done: set[bytes] = set()
         self.own = self.failed = 0
-        """Records of this shard, and those among them that are failures."""
+        """Records of the shard's files, whichever list they are in, and those among them that are failures."""
+        self.kept: list[Path] = []
+        """Lists whose failures could not be taken out, since another job writes them."""
         try:
             _mend(self.path)
-            self._remember(folder)
+            if retry:
+                self._forget_failures(folder, shard)
+            self._remember(folder, shard)
             self._stream = self.path.open("ab")
         except BaseException:
             self._lock.close()
@@ -90,12 +102,26 @@ class Log:
         self._lines.clear()
         self._folders.clear()
 
-    def _remember(self, folder: Path) -> None:
-        for path in folder.glob(PATTERN):
-            for record in read([path]):
-                self._done.add(digest(record["path"]))
-                self.own += path == self.path
-                self.failed += path == self.path and record["error"] is not None
+    def _forget_failures(self, folder: Path, shard: Shard) -> None:
+        give_up = time.monotonic() + RETRY_WAIT_S
+        for path in sorted(folder.glob(PATTERN)):
+            with path.open("rb") as lines:
+                if not any(_to_retry(line, shard) for line in lines):
+                    continue
+            if path == self.path:
+                _drop_failures(path, shard)
+            elif lock := try_lock(path, wait_s=give_up - time.monotonic()):
+                with lock:
+                    _drop_failures(path, shard)
+            else:
+                self.kept.append(path)
+
+    def _remember(self, folder: Path, shard: Shard) -> None:
+        for record in read(folder.glob(PATTERN)):
+            self._done.add(digest(record["path"]))
+            if shard.holds(record["path"]):
+                self.own += 1
+                self.failed += failed(record)
 
 
 def read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -104,33 +130,40 @@ def read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
-                    return
+                    break
                 record = _parsed(line)
                 if record is None:
                     raise ArchiveError(f"Line {number} of {path} is not a record of an archive job.")
                 yield record
 
 
-def forget_failures(folder: Path, shard: Shard) -> int:
-    """Take the failures out of a shard's done-list, so that they are tried again; returns how many there were."""
-    path = folder / f"predictions{shard.label}.jsonl"
-    if not path.is_file():
-        return 0
-    with _lock(folder / f".predictions{shard.label}.lock", path):
-        _mend(path)
-        dropped, new = 0, path.with_suffix(".part")
-        with new.open("wb") as kept, path.open("rb") as lines:
-            for line in lines:
-                record = _parsed(line)
-                if record is not None and record["error"] is not None:
-                    dropped += 1
-                else:
-                    kept.write(line)
-            kept.flush()
-            os.fsync(kept.fileno())
-        new.replace(path)
-        sync_folder(folder)
-    return dropped
+def failed(record: dict[str, Any]) -> bool:
+    """Whether a file lacks what was asked for: its masks, or the segmentation made of them."""
+    return record["error"] is not None or record.get("segmentation_error") is not None
+
+
+def _to_retry(line: bytes, shard: Shard) -> bool:
+    record = _parsed(line)
+    return record is not None and failed(record) and shard.holds(record["path"])
+
+
+def _drop_failures(path: Path, shard: Shard) -> None:
+    """Put a list in the place of one that this process has locked; if it is killed, one of the two is there, whole."""
+    _mend(path)
+    new = path.with_suffix(".part")
+    with new.open("wb") as stream, path.open("rb") as lines:
+        stream.writelines(line for line in lines if not _to_retry(line, shard))
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def refuse_plain_records(folder: Path) -> None:
+    """Raise ArchiveError where a plain predict's records lie, which have no path; changes nothing."""
+    for path in folder.glob(PATTERN):
+        with path.open("rb") as lines:
+            _refuse_plain(path, lines.readline())
 
 
 def sync_folder(folder: Path) -> None:
@@ -154,6 +187,7 @@ def _mend(path: Path) -> None:
             if line.endswith(b"\n") and _parsed(line) is not None:
                 whole += len(line)
                 continue
+            _refuse_plain(path, line)
             if any(_parsed(rest) is not None for rest in lines):  # not an end, but damage within
                 raise ArchiveError(f"{path} is damaged {whole} bytes from its beginning; its records go on after that.")
             lines.truncate(whole)
@@ -161,17 +195,39 @@ def _mend(path: Path) -> None:
             return
 
 
+def _refuse_plain(path: Path, line: bytes) -> None:
+    record = _loaded(line)
+    if {"image", "error"} <= set(record) and "path" not in record:
+        raise ArchiveError(f"{path} has the records of a predict without --archive; choose another --output.")
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
+    record = _loaded(line)
+    return record if {"path", "error"} <= set(record) else None
+
+
+def _loaded(line: bytes) -> dict[str, Any]:
+    """A JSON object; an empty one for what is none."""
     try:
         record = json.loads(line)
     except ValueError:
-        return None
-    return record if isinstance(record, dict) and {"path", "error"} <= set(record) else None
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
-def _lock(path: Path, of: Path) -> IO[bytes]:
-    """An open file that no other process can lock until it is closed, if only by the end of this process."""
-    stream = path.open("ab")
+def try_lock(path: Path, *, wait_s: float = 0.0) -> IO[bytes] | None:
+    """The lock of a done-list until it is closed, if only by the end of this process; None where another has it."""
+    stream = path.with_name(f".{path.stem}.lock").open("ab")
+    give_up = time.monotonic() + wait_s
+    while not _locked(stream):
+        if time.monotonic() >= give_up:
+            stream.close()
+            return None
+        time.sleep(0.05)
+    return stream
+
+
+def _locked(stream: IO[bytes]) -> bool:
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -181,7 +237,6 @@ def _lock(path: Path, of: Path) -> IO[bytes]:
             import fcntl
 
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        stream.close()
-        raise ArchiveError(f"Another job is writing {of}.") from error
-    return stream
+    except OSError:
+        return False
+    return True

@@ -10,21 +10,22 @@ from pathlib import Path
 from sgmsnet import imaging
 
 
-def collect(paths: Iterable[Path], *, leave_out: Path) -> list[Path]:
+def collect(paths: Iterable[Path], *, leave_out: Path | None = None) -> list[Path]:
     """The images among files and folders, each once, in the order given and sorted within a folder.
 
     A file that is named is taken whatever its suffix, even if it is not there: reading it will say so.
-    Folders are searched to their depth for images by suffix and for DICOM files without one, except in
+    Folders are searched to their depth for images by suffix and for DICOM files of any name, except in
     `leave_out`, where an earlier run's results may lie.
     """
     found: dict[Path, Path] = {}  # resolved -> as given
+    left_out = leave_out.resolve() if leave_out else None
     for path in paths:
-        for file in _images_below(path, leave_out.resolve()) if path.is_dir() else [path]:
+        for file in _images_below(path, left_out) if path.is_dir() else [path]:
             found.setdefault(file.resolve(), file)
     return list(found.values())
 
 
-def _images_below(folder: Path, leave_out: Path) -> list[Path]:
+def _images_below(folder: Path, leave_out: Path | None) -> list[Path]:
     images = []
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
@@ -34,10 +35,10 @@ def _images_below(folder: Path, leave_out: Path) -> list[Path]:
 
 
 def looks_like_image(file: Path) -> bool:
-    """By its suffix; a file without one by its first bytes."""
-    if file.suffix:
-        return file.suffix.lower() in imaging.SUFFIXES
-    return file.name != "DICOMDIR" and _is_dicom(file)
+    """By its suffix; DICOM files, which often have none, .IMA, or the end of a UID, by their first bytes."""
+    if file.suffix.lower() in imaging.SUFFIXES:
+        return True
+    return file.name.upper() != "DICOMDIR" and _is_dicom(file)
 
 
 def _is_dicom(file: Path) -> bool:
@@ -59,27 +60,32 @@ def output_names(files: Sequence[Path]) -> list[str]:
     top = Path(os.path.commonpath([file.resolve().parent for file in files])) if files else Path()
     by_stem: dict[str, list[int]] = defaultdict(list)
     for index, file in enumerate(files):
-        by_stem[file.stem.casefold()].append(index)
+        by_stem[_stem(file).casefold()].append(index)
     names = [""] * len(files)
     for group in by_stem.values():
         for index, name in zip(group, _different_names([files[i] for i in group], top), strict=True):
             names[index] = name
-    return _numbered([_fitting(name) for name in names])
+    return _numbered([fitting(name) for name in names])
 
 
 def _different_names(files: list[Path], top: Path) -> list[str]:
     """The plainest way to name files of one stem so that they differ."""
     folders = ["__".join((*file.resolve().parent.relative_to(top).parts, "")) for file in files]
     ways = (
-        [file.stem for file in files],
+        [_stem(file) for file in files],
         [file.name for file in files],
-        [folder + file.stem for folder, file in zip(folders, files, strict=True)],
+        [folder + _stem(file) for folder, file in zip(folders, files, strict=True)],
         [folder + file.name for folder, file in zip(folders, files, strict=True)],
     )
     return next((way for way in ways if len({name.casefold() for name in way}) == len(files)), ways[-1])
 
 
-def _fitting(name: str) -> str:
+def _stem(file: Path) -> str:
+    """The name without its suffix; the last number of a UID is none."""
+    return file.name if file.suffix[1:].isdecimal() else file.stem
+
+
+def fitting(name: str) -> str:
     """Cut to what leaves room for "_infection.png" and the like: a disk takes names of 255 bytes."""
     return name.encode("utf-8", "surrogateescape")[:NAME_BYTES].decode("utf-8", "ignore")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ import sgmsnet
 from engines import select, server_address
 from engines.base import EngineUnavailable
 from sgmsnet import html_report, overlay
+from sgmsnet.archive.job import SETTINGS
+from sgmsnet.archive.progress import Progress
 from sgmsnet.checkpoint import WeightsError
 from sgmsnet.commands import CommandError, predict_archive
 from sgmsnet.commands.inputs import collect, output_names
@@ -121,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--batch-size must be at least 1, not {args.batch_size}.")
     if predict_archive.wanted(args):
         return predict_archive.run_cluster(args) if args.cluster else _run_archive(args, thresholds)
+    if (args.output / SETTINGS).is_file():  # its done-list bears the name of RECORDS
+        raise CommandError(f"{args.output} holds an archive job; go on with --archive, or choose another --output.")
     jobs = _jobs(args.inputs, args.output)
     pipeline = _open(args)
     try:
@@ -251,30 +256,33 @@ def _refuse_to_overwrite(jobs: list[Job], output: Path, pipeline: Pipeline) -> N
 
 def _write_all(jobs: list[Job], outcomes: Iterator[Prediction | Failure], records: TextIO, results: Results) -> int:
     """Encode in threads while the next images run; write records in order; return how many images failed."""
-    failures = done = 0
+    failures = 0
     waiting: deque[tuple[Job, Future[tuple[dict[str, Any], str | None]]]] = deque()
-    progress = _Progress(len(jobs))
+    total: Future[int] = Future()
+    total.set_result(len(jobs))
+    progress = Progress(total, before=0, every_s=math.inf)  # on a terminal only
 
     def finish_oldest() -> None:
-        nonlocal failures, done
+        nonlocal failures
         job, future = waiting.popleft()
         record, complaint = future.result()
         records.write(json.dumps(record, allow_nan=False) + "\n")
         records.flush()
-        done += 1
         if complaint is not None:
             failures += 1
             progress.say(_with_path(complaint, job.source))
-        progress.show(done)
+        progress.step(failed=complaint is not None)
 
-    with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            waiting.append((job, pool.submit(_encode, outcome, job, results)))
-            while len(waiting) > ENCODERS:
+    try:
+        with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                waiting.append((job, pool.submit(_encode, outcome, job, results)))
+                while len(waiting) > ENCODERS:
+                    finish_oldest()
+            while waiting:
                 finish_oldest()
-        while waiting:
-            finish_oldest()
-    progress.end()
+    finally:
+        progress.close()
     return failures
 
 
@@ -289,6 +297,8 @@ def _encode(outcome: Prediction | Failure, job: Job, results: Results) -> tuple[
         complaint = str(error)
     record = outcome.record()
     record["timings_ms"]["encode"] = round((time.perf_counter() - start) * 1000, 3)
+    if complaint is not None:
+        record["segmentation_error"] = complaint
     return record, complaint
 
 
@@ -301,22 +311,3 @@ def _with_path(sentence: str, source: Path) -> str:
     """The sentence with the whole path for the base name, since folders may hold files of one name."""
     rest = sentence.removeprefix(source.name)
     return f"{source}{rest}" if rest != sentence else f"{source}: {sentence}"
-
-
-class _Progress:
-    """A counter on standard error if that is a terminal; sentences go there in any case."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._live = sys.stderr.isatty()
-
-    def show(self, done: int) -> None:
-        if self._live:
-            print(f"\r{done}/{self._total}", end="", file=sys.stderr, flush=True)
-
-    def say(self, sentence: str) -> None:
-        print(f"\r{sentence}" if self._live else sentence, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if self._live:
-            print(file=sys.stderr)

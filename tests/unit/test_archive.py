@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sgmsnet
-from sgmsnet.archive import ArchiveError
+from sgmsnet.archive import ArchiveError, log
 from sgmsnet.archive.files import Item, Shard, stream
-from sgmsnet.archive.log import Log
+from sgmsnet.archive.log import Log, read
 from sgmsnet.archive.table import write_csv, write_parquet
 from sgmsnet.cli import main
 from sgmsnet.pipeline import Pipeline
@@ -348,3 +348,171 @@ def test_results_are_on_the_disk_before_their_record(
     of_results = [synced.index(f"a.png_{label}.png") for label in ("lungs", "infection")]
     assert max(of_results) < synced.index("predictions.jsonl")
     assert np.asarray(Image.open(tmp_path / "out" / f"{(tmp_path / 'a.png').as_posix().lstrip('/')}_lungs.png")).any()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("option", [["--archive"], ["--shard", "1/2"], ["--retry"]])
+def test_an_archive_job_leaves_the_results_of_a_plain_predict_alone(
+    engine: FakeEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    archive(tmp_path / "in", 3)
+    assert predict(tmp_path / "in", "--output", tmp_path / "out") == 0
+    before = contents(tmp_path / "out")
+    assert predict(tmp_path / "in", *option, "--output", tmp_path / "out") == 2
+    error = capfd.readouterr().err
+    assert "predictions.jsonl has the records of a predict without --archive" in error
+    assert error.count("\n") == 1
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_a_record_without_a_path_is_no_torn_end(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "predictions.jsonl"
+    with Log(tmp_path, Shard()) as job:
+        job.add("a.png", EMPTY_RECORD, tmp_path)
+    both = path.read_bytes() + json.dumps(EMPTY_RECORD).encode() + end
+    path.write_bytes(both)
+    with pytest.raises(ArchiveError, match="without --archive"):
+        Log(tmp_path, Shard())
+    assert path.read_bytes() == both
+
+
+def test_a_list_that_is_being_written_hides_no_other(tmp_path: Path) -> None:
+    logs = []
+    for number in (1, 2):
+        with Log(tmp_path, Shard(number, 2)) as job:
+            job.add(f"{number}.png", EMPTY_RECORD, tmp_path)
+            logs.append(job.path)
+    with logs[0].open("ab") as first:
+        first.write(b'{"path": "3.png", "er')
+    assert [record["path"] for record in read(logs)] == ["1.png", "2.png"]
+
+
+def test_failures_of_another_number_of_shards_count_and_are_retried(engine: FakeEngine, tmp_path: Path) -> None:
+    names, out = archive(tmp_path / "in", 12), tmp_path / "out"
+    assert predict(tmp_path / "in", "--archive", "--output", out) == 1
+    (other,) = (number for number in (1, 2, 3) if Shard(number, 3).holds("0/x7.png"))
+    for number in (1, 2, 3):
+        assert predict(tmp_path / "in", "--shard", f"{number}/3", "--output", out) == (number == other)
+    assert_each_once(out, names)
+    Image.fromarray(draw_xray(40, 40)).save(tmp_path / "in" / "0" / "x7.png")
+    ran = sum(engine.batches)
+    for number in (1, 2, 3):
+        assert predict(tmp_path / "in", "--retry", "--shard", f"{number}/3", "--output", out) == 0
+    assert sum(engine.batches) == ran + 1
+    assert sorted((record["path"], record["error"]) for record in records(out)) == sorted(
+        (name, None) for name in names
+    )
+
+
+def test_failures_in_a_list_that_another_job_writes_are_left_and_named(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log, "RETRY_WAIT_S", 0.0)
+    names, out = archive(tmp_path / "in", 9), tmp_path / "out"
+    of_the_failure = Shard(1 if Shard(1, 2).holds("0/x7.png") else 2, 2)
+    assert predict(tmp_path / "in", "--shard", of_the_failure.label[1:].replace("-of-", "/"), "--output", out) == 1
+    capfd.readouterr()
+    with Log(out, of_the_failure) as running:
+        before = running.path.read_bytes()
+        assert predict(tmp_path / "in", "--retry", "--output", out) == 1
+        assert f"The failures in {running.path} are not tried again" in capfd.readouterr().err
+        assert running.path.read_bytes() == before
+    assert_each_once(out, names)
+
+
+def test_a_retry_that_is_cut_short_leaves_the_lists_as_they_were(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, out = archive(tmp_path / "in", 9), tmp_path / "out"
+    assert predict(tmp_path / "in", "--archive", "--output", out) == 1
+    before = (out / "predictions.jsonl").read_bytes()
+
+    def full(_: object) -> None:
+        raise OSError("the disk is full")
+
+    shard = "1/2" if Shard(1, 2).holds("0/x7.png") else "2/2"
+    with monkeypatch.context() as during:
+        during.setattr(os, "fsync", full)
+        assert predict(tmp_path / "in", "--retry", "--shard", shard, "--output", out) == 2
+    assert (out / "predictions.jsonl").read_bytes() == before
+    assert predict(tmp_path / "in", "--retry", "--shard", shard, "--output", out) == 1
+    predict(tmp_path / "in", "--archive", "--output", out)
+    assert_each_once(out, names)
+
+
+def test_file_names_too_long_for_a_disk_are_cut_and_stay_apart(engine: FakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    names = {"x" * 245 + ".png", "x" * 244 + "y.png", "é" * 120 + ".png", "x" * 196 + ".png"}
+    for name in names:
+        Image.fromarray(draw_xray(40, 40)).save(tmp_path / "in" / name)
+    assert predict(tmp_path / "in", "--archive", "--output", tmp_path / "out") == 0
+    assert {record["path"] for record in records(tmp_path / "out")} == names
+    masks = {path.name.removesuffix("_lungs.png") for path in (tmp_path / "out").glob("*_lungs.png")}
+    assert len(masks) == len(names)
+    assert "x" * 196 + ".png" in masks
+    assert all(len(mask.encode()) <= 217 for mask in masks)
+
+
+def test_a_path_too_long_for_its_results_is_its_own_failure(engine: FakeEngine, tmp_path: Path) -> None:
+    archive(tmp_path / "in", 3)
+    long = "y" * 300 + "/a.png"
+    (tmp_path / "list.txt").write_text(f"{long}\n{tmp_path / 'in' / '0' / 'x1.png'}\n")
+    assert predict("--list", tmp_path / "list.txt", "--output", tmp_path / "out") == 1
+    assert {record["path"]: record["error"] is None for record in records(tmp_path / "out")} == {
+        long: False,
+        (tmp_path / "in" / "0" / "x1.png").as_posix().lstrip("/"): True,
+    }
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths are measured in another way")
+def test_results_that_would_lie_too_deep_are_their_file_s_failure(engine: FakeEngine, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    out = tmp_path / ("o" * 200)
+    deep = source
+    while len(str(deep)) < os.pathconf("/", "PC_PATH_MAX") - 250:
+        deep = deep / ("d" * 90)
+    deep.mkdir(parents=True)
+    Image.fromarray(draw_xray(40, 40)).save(deep / "a.png")
+    Image.fromarray(draw_xray(40, 40)).save(source / "b.png")
+    assert predict(source, "--archive", "--output", out) == 1
+    assert {record["image"]: record["error"] for record in records(out)} == {
+        "a.png": "a.png: the path of its results would be too long.",
+        "b.png": None,
+    }
+    assert not list(out.rglob("*.part*"))
+
+
+def test_a_missing_segmentation_fails_in_an_archive_as_in_a_folder(
+    engine: FakeEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive(tmp_path / "in", 2)
+    sentence = "x0.png: a DICOM segmentation can only be written for a DICOM file."
+    for option, out in ((["--archive"], tmp_path / "archive"), ([], tmp_path / "plain")):
+        arguments = ["predict", tmp_path / "in", "--write", "masks,seg", "--output", out, *option]
+        assert main([str(argument) for argument in arguments]) == 1
+        assert sentence in capfd.readouterr().err
+        found = {str(record["image"]): record for record in records(out)}
+        assert [record["error"] for record in found.values()] == [None, None]
+        assert found["x0.png"]["segmentation_error"] == sentence
+        assert len(list(out.rglob("*_lungs.png"))) == 2
+        if option:
+            for again in ("--archive", "--retry"):
+                ran = sum(engine.batches)
+                assert main([str(argument) for argument in arguments[:-1]] + [again]) == 1
+                assert sum(engine.batches) == ran + (2 if again == "--retry" else 0)
+                assert len(records(out)) == 2
+
+
+def test_what_killed_jobs_left_is_removed_unless_its_shard_runs(engine: FakeEngine, tmp_path: Path) -> None:
+    archive(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    for name in (".part", ".part-1-of-2", ".part-2-of-2", ".part-3-of-5", ".partial"):
+        (out / name / "0").mkdir(parents=True)
+        (out / name / "0" / "x0.png_lungs.png").write_bytes(b"")
+    with Log(out, Shard(3, 5)):
+        assert predict(tmp_path / "in", "--archive", "--output", out) == 0
+    assert {path.name for path in out.glob(".part*")} == {".part-3-of-5", ".partial"}

@@ -15,16 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import export.__main__
 import sgmsnet
 from engines import cuda, processor, select
 from engines.artefacts import Artefact
 from engines.base import Availability, EngineUnavailable
 from engines.cuda import Gpu
+from export import cases
 from sgmsnet import overlay
 from sgmsnet.checkpoint import WeightsError
 from sgmsnet.cli import main
 from sgmsnet.commands import doctor
-from sgmsnet.commands.inputs import collect, output_names
+from sgmsnet.commands.inputs import collect, looks_like_image, output_names
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Familiarity
 from tests.fakes import LUNG, SICK, FakeEngine, draw_xray
@@ -216,6 +218,35 @@ def test_folders_are_searched_to_their_depth_and_other_files_left_alone(engine: 
     assert [record["image"] for record in records(folder / "out")] == first
 
 
+UIDS = ("1.2.826.0.1.3680043.8.498.1234", "CR.1.2.840.113619.2.7", "IMG1.IMA", "b.dic")
+
+
+def test_dicom_files_in_folders_are_found_by_content_whatever_their_name(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    chest = (ROOT / "examples" / "covid_adult_1.dcm").read_bytes()
+    folder.mkdir()
+    for name in (*UIDS, "DICOMDIR", "dicomdir", "Dicomdir.dcm"):
+        (folder / name).write_bytes(chest)
+    for name in ("1.2.3", "notes.txt", "short.IMA"):
+        (folder / name).write_text("no image")
+    found = collect([folder], leave_out=tmp_path / "out")
+    assert {path.name for path in found} == {*UIDS, "Dicomdir.dcm"}
+    assert all(looks_like_image(path) for path in found)
+    # The last number of a UID stays: without it, the results of a study would be called by its series.
+    assert output_names([folder / name for name in UIDS]) == [*UIDS[:2], "IMG1", "b"]
+
+
+def test_export_takes_from_a_folder_what_predict_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    for name in UIDS:
+        (folder / name).write_bytes((ROOT / "examples" / "covid_adult_1.dcm").read_bytes())
+    (folder / "notes.txt").write_text("no image")
+    files = SimpleNamespace(config=SimpleNamespace(height=64, width=64, classes=("lungs",)))
+    assert len(cases.read([tmp_path], files)) == len(UIDS)
+    assert export.__main__._prepared([tmp_path], files).shape == (len(UIDS), 1, 64, 64)
+
+
 def test_colliding_stems_keep_their_suffix_or_get_their_folder(engine: FakeEngine, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     for name in ("a.png", "a.jpg", "x/b.png", "y/z/b.png", "c.png"):
@@ -318,7 +349,7 @@ def test_progress_is_shown_on_a_terminal_only(
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert predict(xray, "--output", tmp_path / "out") == 0
-    assert "1/1" in capsys.readouterr().err
+    assert "1 of 1 (100 %), " in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("engine")
@@ -435,3 +466,35 @@ def test_doctor_names_the_gpu_and_its_driver(tmp_path: Path, monkeypatch: pytest
     assert doctor.gpu(driver) == "none: this machine has no NVIDIA driver"
     gone = tmp_path / "gone"
     assert (processor.flags(gone), doctor.memory_gib(gone), doctor.jetson_release(gone)) == ((), None, None)
+
+
+def test_a_folder_with_an_archive_job_is_refused_before_any_work(
+    engine: FakeEngine, xray: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert predict(xray.parent, "--output", out, "--archive") == 0
+    before = (out / "predictions.jsonl").read_bytes()
+    ran = list(engine.batches)
+    assert predict(xray, "--output", out) == 2
+    error = capfd.readouterr().err
+    assert "holds an archive job" in error
+    assert error.count("\n") == 1
+    assert (out / "predictions.jsonl").read_bytes() == before
+    assert engine.batches == ran
+
+
+def test_what_is_said_on_a_terminal_stands_apart_from_the_counter(
+    engine: FakeEngine,
+    xray: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (xray.parent / "bad.png").write_bytes(b"no image")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert predict(xray.parent, "--output", tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert "bad.png" in told
+    last = told.splitlines()[-1]
+    assert "2 of 2 (100 %), " in last
+    assert last.endswith("1 failed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 
+from sgmsnet import dicom_seg
 from sgmsnet.dicom_seg import SegmentationError, write_segmentation
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
@@ -161,6 +163,33 @@ def test_a_file_without_preamble_and_without_optional_attributes_will_do(pipelin
     segmentation = dcmread(BytesIO(write_segmentation(prediction, data)))
     np.testing.assert_array_equal(frames(segmentation)[0], prediction.masks["lungs"])
     assert "FrameOfReferenceUID" not in segmentation
+
+
+@pytest.mark.parametrize("text", ["0.14\\", "0.14", "\\", "", "0.14\\0", "-0.2\\0.2", "1e9\\1e9"])
+def test_a_spacing_that_cannot_be_true_is_left_out(pipeline: Pipeline, text: str) -> None:
+    data = written(chest(PixelSpacing=["8.765", "8.765"]))
+    value = text.encode().ljust(len(text) + len(text) % 2)
+    before = struct.pack("<H", 12) + b"8.765\\8.765 "
+    assert data.count(before) == 1
+    data = data.replace(before, struct.pack("<H", len(value)) + value)
+    prediction = predicted(pipeline, data)
+    segmentation = dcmread(BytesIO(write_segmentation(prediction, data)))
+    np.testing.assert_array_equal(frames(segmentation)[0], prediction.masks["lungs"])
+    assert "PixelMeasuresSequence" not in segmentation.SharedFunctionalGroupsSequence[0]
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, AttributeError])
+def test_what_the_library_stumbles_over_is_one_sentence(
+    pipeline: Pipeline, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object) -> None:
+        raise error("Mustermann^Erika is no valid value")
+
+    monkeypatch.setattr(dicom_seg, "_segmentation", stumble)
+    data = written(chest())
+    with pytest.raises(SegmentationError, match=r"^chest\.dcm: no DICOM segmentation can be made") as caught:
+        write_segmentation(predicted(pipeline, data), data)
+    assert "Erika" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 import threading
 import time
 import warnings
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -114,6 +116,74 @@ def test_tiff_with_white_as_zero_is_turned_over(dtype: type) -> None:
     stored = np.iinfo(dtype).max - pixels if dtype == np.uint16 else pixels  # Pillow writes 8 bits turned over
     assert np.array_equal(found, stored)
     assert np.array_equal(load(plain).pixels, pixels)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Channels (H, W, K) as a PNG of grey or colours, with or without alpha: Pillow writes none of 16 bits."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = pixels.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = pixels.astype(pixels.dtype.newbyteorder(">"))
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, colour, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def tiff(pixels: np.ndarray, *, order: str = "<", planar: bool = False) -> bytes:
+    """Grey or colours (H, W, K) as an uncompressed TIFF of one strip, or of one for each channel."""
+    height, width, channels = pixels.shape
+    data = (pixels.transpose(2, 0, 1) if planar else pixels).astype(pixels.dtype.newbyteorder(order)).tobytes()
+    strips = channels if planar else 1
+    tags = {
+        256: [width],
+        257: [height],
+        258: [8 * pixels.itemsize] * channels,
+        259: [1],
+        262: [2 if channels > 1 else 1],
+    }
+    tags |= {273: [0] * strips, 277: [channels], 278: [height], 279: [len(data) // strips] * strips}
+    tags[284] = [2 if planar else 1]
+    start = 8 + 2 + 12 * len(tags) + 4
+    at = start + sum(4 * len(values) for values in tags.values() if len(values) > 1)
+    tags[273] = [at + index * len(data) // strips for index in range(strips)]
+    entries, further = b"", b""
+    for tag, values in tags.items():
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        if len(values) > 1:
+            packed, further = struct.pack(f"{order}I", start + len(further)), further + packed
+        entries += struct.pack(f"{order}HHI", tag, 4, len(values)) + packed
+    magic = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    return magic + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + further + data
+
+
+def channels(count: int, dtype: type) -> np.ndarray:
+    """The ramp in each of `count` channels, an even number of which has an opaque one last."""
+    pixels = np.repeat(RAMP.astype(dtype)[..., None], count, axis=2)
+    if count in (2, 4):
+        pixels[..., -1] = np.iinfo(dtype).max
+    return pixels
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_png_channels_of_16_bits_are_refused_but_for_grey(count: int) -> None:
+    assert np.array_equal(load(png(channels(count, np.uint8))).pixels, RAMP)
+    wide = png(channels(count, np.uint16) * 16)  # a screenshot of 12 bits: the high bytes are almost black
+    if count == 1:
+        assert np.array_equal(load(wide).pixels, RAMP.astype(np.uint16) * 16)
+    else:
+        assert "16 bits are read in grey only" in refusal(wide, name="chest.png")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", [False, True])
+def test_tiff_channels_of_16_bits_are_refused_but_for_grey(order: str, planar: bool) -> None:
+    assert np.array_equal(load(tiff(channels(3, np.uint8), order=order, planar=planar)).pixels, RAMP)
+    assert np.array_equal(load(tiff(channels(1, np.uint16), order=order)).pixels, RAMP)
+    wide = tiff(channels(3, np.uint16) * 16, order=order, planar=planar)
+    assert "16 bits are read in grey only" in refusal(wide, name="chest.tif")
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])

@@ -336,6 +336,29 @@ def test_spacing_is_taken_at_the_patient_first_and_only_if_it_can_be_true() -> N
     assert load(written(made())).spacing_mm is None
 
 
+@pytest.mark.parametrize(
+    ("orientation", "usual"),
+    [
+        (["L", "F"], True),
+        (["LP", "FR"], True),
+        (["R", "F"], False),
+        (["A", "F"], False),
+        (["P", "FL"], False),
+        (["H", "L"], False),
+        (["", ""], True),
+        ("R", True),  # half an orientation is none
+        ("", True),
+        (None, True),
+    ],
+)
+def test_sides_are_usual_unless_the_file_says_otherwise(orientation: list[str] | str | None, usual: bool) -> None:
+    data = written(made(PatientOrientation=orientation))
+    assert load(data).usual_sides is usual
+    colours = np.repeat((RAMP % 256).astype(np.uint8)[..., None], 3, axis=2)
+    assert load(written(made(colours, PatientOrientation=orientation))).usual_sides is usual
+    assert load(written(made())).usual_sides
+
+
 # ---- what is refused ----
 
 
@@ -344,6 +367,18 @@ def test_what_is_no_projection_is_refused(modality: str) -> None:
     dataset = made()
     dataset.add_new("Modality", "LO", modality)
     assert "not a projection X-ray" in refusal(written(dataset))
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_values_that_are_not_in_the_lowest_bits_are_refused(syntax: str) -> None:
+    raw = syntax in (EXPLICIT, IMPLICIT)
+    shifted = (RAMP << 4).astype(np.uint16)  # 12 bits from the highest one down
+    left = made(shifted) if raw else dcmread(BytesIO(compressed(shifted, syntax, bits=16)))
+    left.BitsStored, left.HighBit = 12, 15
+    assert "not stored in the lowest bits" in refusal(written(left, syntax))
+    dataset = made() if raw else dcmread(BytesIO(compressed(RAMP, syntax)))
+    del dataset.HighBit
+    assert np.array_equal(load(written(dataset, syntax)).pixels, RAMP)
 
 
 def test_several_frames_are_refused_and_one_is_read() -> None:

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sgmsnet.imaging import Radiograph
+from sgmsnet.interval import Cuts, ShareCuts
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import RECORD_KEYS, Failure, Familiarity, Prediction, failure_record, logit_cut
+from sgmsnet.web import payload
 from tests.fakes import LUNG, SICK, FakeEngine, draw_xray, info_with
 from tests.needs import ROOT
+from tests.unit.test_imaging_dicom import made, written
 
 SCHEMA = json.loads((ROOT / "docs" / "prediction.schema.json").read_text(encoding="utf-8"))
 
@@ -108,12 +111,33 @@ def test_share_of_an_infected_right_lung() -> None:
     assert share.both == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize(("orientation", "known"), [(["L", "F"], True), (["R", "F"], False), (["A", "F"], False)])
+def test_sides_are_unknown_where_the_file_is_mirrored_and_all_else_is_as_before(
+    orientation: list[str], known: bool
+) -> None:
+    cuts = ShareCuts(both=Cuts(1.0, -1.0), side=Cuts(1.0, -1.0))
+    pipeline = Pipeline(FakeEngine(), thresholds={}, temperature={}, share_cuts=cuts)
+    pixels = draw_xray(sick=((0.2, 0.4, 0.4, 0.6),))
+    usual = pipeline.predict(written(made(pixels)), name="chest.dcm").record()
+    prediction = pipeline.predict(written(made(pixels, PatientOrientation=orientation)), name="chest.dcm")
+    record = prediction.record()
+    check(record)
+    assert (usual["sides_known"], record["sides_known"]) == (True, known)
+    for shares in ("infected_share", "infected_share_interval"):
+        expected = usual[shares] if known else {"left": None, "right": None, "both": usual[shares]["both"]}
+        assert record[shares] == expected
+    assert usual["infected_share"]["both"] > 0
+    assert (record["areas_px"], record["error"]) == (usual["areas_px"], None)
+    assert (payload.from_prediction(prediction)["divider"] is None) is not known  # the page's badges hang on it
+
+
 def test_record_fits_the_schema_and_says_what_was_measured() -> None:
     prediction = predicted(draw_xray(300, 200, sick=((0.2, 0.4, 0.4, 0.6),)))
     record = prediction.record()
     check(record)
     assert tuple(record) == RECORD_KEYS == tuple(SCHEMA["required"])
-    assert [key for key in SCHEMA["properties"] if key != "path"] == list(RECORD_KEYS)  # "path" is an archive's
+    of_predict_alone = {"path", "segmentation_error"}
+    assert [key for key in SCHEMA["properties"] if key not in of_predict_alone] == list(RECORD_KEYS)
     assert (record["image"], record["width"], record["height"]) == ("chest.png", 200, 300)
     assert record["areas_px"]["lungs"] == np.count_nonzero(prediction.masks["lungs"])
     assert record["areas_mm2"] is None
