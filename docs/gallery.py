@@ -105,15 +105,33 @@ def make(pipeline: Pipeline, folder: Path, *, cases: int = CASES) -> list[Case]:
     folder.mkdir(parents=True, exist_ok=True)
     tiles = [_tile(number, case, pipeline) for number, case in enumerate(chosen, start=1)]
     (folder / "gallery.jpg").write_bytes(_jpeg(_sheet(tiles)))
+    page = folder / "gallery.md"
     text = markdown(
-        chosen, listed, images=len(samples), model=f"{pipeline.info.model} {pipeline.info.model_sha256[:12]}"
+        chosen,
+        listed,
+        images=len(samples),
+        model=f"{pipeline.info.model} {pipeline.info.model_sha256[:12]}",
+        why=sentences(page.read_text(encoding="utf-8")) if page.is_file() else {},
     )
-    (folder / "gallery.md").write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     return chosen
 
 
-def markdown(cases: Sequence[Case], listed: Mapping[str, Mapping[str, str]], *, images: int, model: str) -> str:
-    """The picture and a table of its cases; the last column is for a sentence on why."""
+def sentences(page: str) -> dict[tuple[str, str], str]:
+    """The last column of an earlier page, a person's, by image and figure: a new figure needs a new look."""
+    lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in page.splitlines()]
+    return {(cells[1].strip("`"), cells[2]): cells[-1] for cells in lines if len(cells) == 6 and cells[0].isdecimal()}
+
+
+def markdown(
+    cases: Sequence[Case],
+    listed: Mapping[str, Mapping[str, str]],
+    *,
+    images: int,
+    model: str,
+    why: Mapping[tuple[str, str], str],
+) -> str:
+    """The picture and a table of its cases; the last column is for a person's sentence, kept where nothing changed."""
     lines = [
         f"![The {len(cases)} cases of the table, with outlines](gallery.jpg)",
         "",
@@ -129,7 +147,8 @@ def markdown(cases: Sequence[Case], listed: Mapping[str, Mapping[str, str]], *, 
         stem = case.row.sample.image.stem
         about = listed[stem]
         licence = f"{credit(about)}; {about['licence']}"
-        lines.append(f"| {number} | `{stem}` | {case.figure} | {about['finding']} | {licence} | |")
+        sentence = why.get((stem, case.figure), "")
+        lines.append(f"| {number} | `{stem}` | {case.figure} | {about['finding']} | {licence} | {sentence} |")
     return "\n".join(lines) + "\n"
 
 

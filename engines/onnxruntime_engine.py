@@ -7,7 +7,6 @@ on hardware yet. Not here: making the graph (export), and TensorRT by itself.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engines import cuda, verdicts
+from engines import cuda, processor, verdicts
 from engines.base import EngineError, EngineInfo, EngineRefused, EngineUnavailable, check_images
 from engines.graph import describe, usable_graph
 from engines.manifest import BUILT
@@ -99,7 +98,7 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = usable_cores()
+        options.intra_op_num_threads = processor.usable_cores()
         try:
             return onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except self._errors as error:
@@ -160,13 +159,6 @@ def _providers(gpu: tuple[str, str] | None, precision: str, cache: Path) -> list
         "trt_timing_cache_path": str(cache),
     }
     return [(_TENSORRT, options), on_cuda, _CPU]
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use: fewer than the machine has in a container or under taskset."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _errors() -> tuple[type[Exception], ...]:

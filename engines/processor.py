@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from engines.base import EngineUnavailable
@@ -26,6 +27,13 @@ def flags(path: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
             present = set(value.split())
             return tuple(flag for flag in FLAGS if flag in present)
     return ()
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: fewer than the machine has in a container or under taskset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def multiplies_bf16() -> bool:

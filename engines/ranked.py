@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engines import artefacts, cuda
+from engines import artefacts, cuda, processor
 from engines.base import EngineUnavailable
 from engines.manifest import BUILT
 from engines.plans import DISTRIBUTIONS
@@ -60,7 +60,7 @@ def key(model: ModelFiles) -> str:
     """What a measurement holds for: processor, cores, GPU, versions of Python and runtimes, weights and artefacts."""
     facts = {
         "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processor.usable_cores(),
         "gpu": _gpu(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},

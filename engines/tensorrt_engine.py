@@ -6,6 +6,7 @@ CUDA. Not here: the calls themselves (tensorrt_session.py), building plans (`pyt
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -24,6 +25,8 @@ from engines.tensorrt_check import check_plan
 from engines.tensorrt_session import Session
 from engines.verdicts import refuse_failed
 from sgmsnet.checkpoint import ModelFiles
+
+_log = logging.getLogger(__name__)
 
 
 class TensorRtEngine:
@@ -94,6 +97,10 @@ def _check(found: FittingPlan, model: ModelFiles, runtime: Runtime) -> tuple[Pat
     )
 
 
+_FOREIGN = (AttributeError, TypeError, ValueError)
+"""What a version whose API differs from those of 8.6 to 11 raises; another engine answers then."""
+
+
 class _Owner:
     """The thread that makes a session, runs it for others one after the other, and frees it."""
 
@@ -108,6 +115,9 @@ class _Owner:
             self.notes = opened.result()
         except (EngineError, ImportError, OSError, RuntimeError) as error:
             raise EngineUnavailable(str(error)) from error
+        except _FOREIGN as error:
+            _log.error("TensorRT could not be opened", exc_info=error)  # the place in our calls that it did not take
+            raise EngineUnavailable(f"this TensorRT takes other calls than 8.6 to 11 do: {error}") from error
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         done: Future[dict[str, np.ndarray]] = Future()
@@ -119,7 +129,7 @@ class _Owner:
             return done.result()
         except EngineError:
             raise
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, *_FOREIGN) as error:
             raise EngineError(f"TensorRT failed: {error}") from error
 
     def close(self) -> None:

@@ -121,7 +121,7 @@ class HttpTransport:
             answer = response.status, response.headers, response.read()
             whole = True
         finally:
-            if whole and not self._closed:
+            if whole and connection.sock is not None and not self._closed:  # None: the server ends it with this answer
                 self._idle.append(connection)
             else:
                 connection.close()

@@ -23,6 +23,8 @@ BEFORE_AND_AFTER_AT_MOST_MS = 15.0
 """Prepare and postprocess of the 1024x1024 JPEG."""
 REST_AT_MOST_MS = 25.0
 """What REST may add to the engine's time for it."""
+AUTO_AT_LEAST, INT8_AT_LEAST = 6.0, 1.3
+"""At batch 1: OpenVINO, which `auto` takes, over PyTorch FP32 on a CPU with AMX; INT8 over BF16 wherever both run."""
 REDRAW_AT_MOST_MS = 50.0
 """From moving a slider of the viewer to the painted picture."""
 
@@ -106,7 +108,8 @@ def _parts(report: Report) -> list[tuple[str, str]]:
     """Heading and text of what was measured."""
     found = []
     if report.rows is not None:
-        found.append(("Engines", engine_table(report.rows)))
+        limits = engine_limits(report.rows, cpu_flags=report.machine.cpu_flags)
+        found.append(("Engines", "\n\n".join(filter(None, (engine_table(report.rows), limits)))))
     if report.skipped:
         reasons = "\n".join(f"- not measured: {entry.engine}, {entry.reason}" for entry in report.skipped)
         found.append(("Not measured", reasons))
@@ -152,6 +155,23 @@ def engine_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return table(head, cells, numbers_from=3)
+
+
+def engine_limits(rows: Sequence[Row], *, cpu_flags: Sequence[str]) -> str:
+    """What two of the rows are held to, at batch 1; "" where neither can be judged here."""
+    p50 = {(row.engine, row.precision): row.p50_ms for row in rows if row.batch == 1}
+    pairs = [(("openvino", "int8"), ("openvino", "bf16"), INT8_AT_LEAST)]
+    if "amx_bf16" in cpu_flags:
+        pairs.insert(0, (("openvino", "bf16"), ("pytorch", "fp32"), AUTO_AT_LEAST))
+    sentences = []
+    for fast, slow, at_least in pairs:
+        if fast in p50 and slow in p50:
+            ratio = p50[slow] / p50[fast]
+            name, other = (f"{engine} {precision}" for engine, precision in (fast, slow))
+            sentences.append(
+                f"{name}: {ratio:.2f} times as fast as {other} (at least {at_least:g}: {verdict(ratio >= at_least)})."
+            )
+    return " ".join(sentences)
 
 
 def stage_table(stages: Stages) -> str:

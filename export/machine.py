@@ -77,7 +77,7 @@ def examine() -> Machine:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return Machine(
         cpu=cpu_model(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=processor.usable_cores(),
         cpu_flags=tuple(flag for flag in processor.flags() if flag.startswith("amx") or flag == "avx512_bf16"),
         memory_gib=memory_gib(),
         load_average=load,

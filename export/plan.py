@@ -70,6 +70,8 @@ def build_plan(
         _read_timing_cache(config, Path(request.timing_cache))
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = _monitor(trt, progress)
+    else:
+        say(f"TensorRT {trt.__version__} tells no progress; building takes some minutes")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"{request.runtime} {trt.__version__} could not build {Path(request.graph).name}")

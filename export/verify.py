@@ -24,7 +24,7 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Bound:
-    """What a precision may differ from PyTorch FP32 by (DESIGN, parity bounds)."""
+    """What a precision may differ from PyTorch FP32 by (docs/architecture.md, Contracts)."""
 
     mask_iou_mean: float
     dice_change_points: float

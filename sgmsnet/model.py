@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from sgmsnet.config import ModelConfig
 
-BOTTLENECK = 5
-
 
 def normalise(images: Tensor) -> Tensor:
     """Grey levels (B, 1, H, W), 0 to 255 of any dtype -> float32 with mean 0 and variance about 1 per image.
@@ -77,7 +75,7 @@ class ResNetEncoder(nn.Module):
         return F.relu(self.bn1(self.conv1(images)))
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """Stage 2 to 5 of DESIGN's table, that is layer1 (after max pooling) to layer4."""
+        """Stage 2 to 5 as torchvision counts them, that is layer1 (after max pooling) to layer4."""
         if number == 2:
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         stage: nn.Module = getattr(self, f"layer{number - 1}")

@@ -24,6 +24,8 @@ Judge = Callable[[np.ndarray, "np.ndarray | None"], Familiarity]
 """Embedding float32 (C,), and lung logits float32 (h, w) without the padding or None -> how familiar the image is."""
 
 _ATTENTION = ("gate_", "spatial_", "memory_")
+_UNFLIPPED = "logits of the image alone"
+"""Kept beside the engine's outputs where the mirror image was run too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +222,7 @@ class Pipeline:
         if not self._flip:
             return outputs
         mirrored = self.engine.run(np.ascontiguousarray(images[..., ::-1]))["logits"][..., ::-1]
-        return {**outputs, "logits": (outputs["logits"] + mirrored) / 2}
+        return {**outputs, "logits": (outputs["logits"] + mirrored) / 2, _UNFLIPPED: outputs["logits"]}
 
     def _finish(
         self, item: _Prepared, outputs: dict[str, np.ndarray], run_ms: float, thresholds: dict[str, float]
@@ -252,7 +254,8 @@ class Pipeline:
             return None
         lungs = None
         if LUNGS in self.info.classes:
-            lungs = geometry.inside(outputs["logits"][self.info.classes.index(LUNGS)])
+            logits = outputs.get(_UNFLIPPED, outputs["logits"])  # which familiarity was fitted to
+            lungs = geometry.inside(logits[self.info.classes.index(LUNGS)])
         return self._familiarity(outputs["embedding"], lungs)
 
 

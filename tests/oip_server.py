@@ -35,6 +35,8 @@ class Misbehaviour:
     """Answers lack their last bytes."""
     hang_up: bool = False
     """Connections are closed without an answer."""
+    closes: bool = False
+    """Every answer ends its connection, and says so."""
     parameters: dict[str, str] = field(default_factory=dict)
     batches: list[int] = field(default_factory=list)
     computed_ns: list[int] = field(default_factory=list)
@@ -157,7 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+        ending = {"Connection": "close"} if self.misbehaviour.closes else {}
+        for name, value in {"Content-Length": str(len(body)), **ending, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

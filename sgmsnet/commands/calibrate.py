@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sgmsnet.commands import CommandError
+from sgmsnet.commands import CommandError, check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix != ".safetensors":
         raise CommandError("--output must end in .safetensors.")
     fixed = parse_thresholds(args.threshold)
+    for file in filter(None, (args.output, args.markdown)):
+        check_writable(file)
     try:
         files = find(args.model)
         pipeline = sgmsnet.load(args.model, engine=args.engine, precision=args.precision)

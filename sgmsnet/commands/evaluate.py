@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgmsnet.commands import CommandError
+from sgmsnet.commands import CommandError, check_writable
 
 if TYPE_CHECKING:
     from sgmsnet.pipeline import Pipeline
@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.html:
         _check_drawing()
+    for file in filter(None, (args.json, args.html)):
+        check_writable(file)
     fixed = parse_thresholds(args.threshold)
     if args.triton_url:
         os.environ[server_address.URL] = args.triton_url
@@ -158,7 +160,6 @@ def _check_drawing() -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CommandError(f"{path} could not be written: {error.strerror or error}.") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from engines import processor
 from sgmsnet.archive import ArchiveError, job
 from sgmsnet.archive.files import Shard
 from sgmsnet.archive.table import check_parquet
@@ -43,7 +43,7 @@ def wanted(args: argparse.Namespace) -> bool:
 
 def options(args: argparse.Namespace, thresholds: dict[str, float]) -> job.Options:
     """Checked options of a job; raises CommandError."""
-    workers = args.workers if args.workers is not None else usable_cores()
+    workers = args.workers if args.workers is not None else processor.usable_cores()
     if workers < 1:
         raise CommandError(f"--workers must be at least 1, not {workers}.")
     try:
@@ -117,10 +117,3 @@ def _for_a_shard(args: argparse.Namespace) -> list[str]:
     for name in ("strict", "flip", "keep_identity", "retry"):
         words += [f"--{name.replace('_', '-')}"] if getattr(args, name) else []
     return words
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -48,7 +48,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.resume is not None:
             if not (args.resume / "checkpoints" / "last.ckpt").is_file():
-                raise ConfigError(f"{args.resume} holds no checkpoint to resume from")
+                raise ConfigError(
+                    f"{args.resume} holds no checkpoint to resume from: a run that was stopped in its first epoch is "
+                    "begun again by the command that began it"
+                )
             overrides = [args.recipe, *args.overrides] if args.recipe else []
             recipe = load_recipe(args.resume / "recipe.yaml", overrides)
         elif args.recipe is None:

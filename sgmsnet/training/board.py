@@ -35,6 +35,7 @@ _MORE = (
     ("calibration_error", "calibration error, %", 100, 2),
     ("dice_worst_5_percent", "Dice of the worst 5 %", 100, 1),
 )
+_PRECISIONS = {"32-true": "FP32", "bf16-mixed": "BF16", "16-mixed": "FP16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class Score:
     calibration_error: float
     seconds_per_step: float | None
     steps: int
+    precisions: tuple[str, ...] = ()
+    """Lightning's names of what it was trained in, in order."""
 
     @property
     def dice(self) -> np.ndarray:
@@ -74,6 +77,8 @@ class Standing:
     test: PairedTest | None = None
     """Against the reference; None for the reference itself, and until it is finished."""
     p_holm: float | None = None
+    precisions: tuple[str, ...] = ()
+    """What its seeds were trained in."""
     seed_differences: tuple[float, ...] = ()
     """To the reference with the same seed, for the seeds that both have."""
 
@@ -120,6 +125,7 @@ def _standing(part: Part, scores: Sequence[Score], cost: Cost) -> Standing:
         images=tuple(image.image for image in first.images),
         groups=tuple(image.sample.group for image in first.images),
         seconds_per_step=float(np.mean(times)) if times else None,
+        precisions=tuple(dict.fromkeys(name for score in scores for name in score.precisions)),
         cost=cost,
     )
 
@@ -152,7 +158,8 @@ def _about(conditions: Mapping[str, Any]) -> str:
         f"{conditions['size']}x{conditions['size']}, a multiplication and an addition are two. CPU: PyTorch "
         f"{conditions['torch']}, FP32, batch of one, {conditions['threads']} threads, median, load average "
         f"{conditions['load']} before. Distances in pixels are in those of each image's own size; the calibration "
-        "error is over all pixels, of which most are background."
+        "error is over all pixels, of which most are background. Where one of two masks is empty, HD95 is the image's "
+        "diagonal and NSD 0; where both are, Dice is 1."
     )
 
 
@@ -179,6 +186,7 @@ def _tables(part: Part, found: Sequence[Standing], comparison: Comparison) -> li
         if any(key in summary for summary in summaries):
             more[heading] = [_figure(summary, key, factor, digits) for summary in summaries]
     more["training, s a step"] = [f"{one.seconds_per_step:.2f}" if one.seconds_per_step else "" for one in found]
+    more["trained in"] = [", ".join(_PRECISIONS.get(name, name) for name in one.precisions) for one in found]
     texts = [f"### {part.title or part.name}: {part.label}, {count}", _markdown(main), _markdown(more)]
     if tests := [(one, one.test, one.p_holm) for one in found if one.test is not None and one.p_holm is not None]:
         reference = next(row.title for row in comparison.rows if row.name == comparison.reference)

@@ -29,7 +29,7 @@ from sgmsnet.training.evaluate import evaluate
 from sgmsnet.training.metrics import Counts
 from sgmsnet.training.recipe import Recipe
 from sgmsnet.training.results import Row
-from sgmsnet.training.run import load_trained, train
+from sgmsnet.training.run import ABOUT, load_trained, precisions_of, train
 from sgmsnet.training.scoreboard import Comparison, Part
 from sgmsnet.training.surface import SurfaceDistance
 
@@ -123,12 +123,13 @@ def publish(comparison: Comparison, *, folder: Path, to: Path) -> None:
     What lies there of other runs stays. A copy of `to` is a folder that `compare` goes on in: what is finished is not
     trained again, and the tables follow without a training run.
     """
+    read_scores(comparison, folder=folder)
     for row in comparison.rows:
         for seed in comparison.seeds:
             run = Path(row.name) / f"seed-{seed}"
             if (folder / run / RESULT).is_file():
                 (to / run).mkdir(parents=True, exist_ok=True)
-                kept = ("recipe.yaml", "about.json", *(f"{part.name}.csv" for part in comparison.parts_of(row)), RESULT)
+                kept = ("recipe.yaml", ABOUT, *(f"{part.name}.csv" for part in comparison.parts_of(row)), RESULT)
                 for name in kept:
                     shutil.copyfile(folder / run / name, to / run / name)
     if (folder / COSTS).is_file() and to.is_dir():
@@ -137,13 +138,21 @@ def publish(comparison: Comparison, *, folder: Path, to: Path) -> None:
 
 
 def read_scores(comparison: Comparison, *, folder: Path) -> list[Score]:
-    """What the finished rows and seeds scored, in the comparison's order."""
+    """What the finished rows and seeds scored, in the comparison's order.
+
+    Raises ConfigError for a run that was not measured on one of the parts.
+    """
     scores = []
     for row in comparison.rows:
         for seed in comparison.seeds:
             run = folder / row.name / f"seed-{seed}"
             if (run / RESULT).is_file():
                 result = json.loads((run / RESULT).read_text(encoding="utf-8"))
+                for part in comparison.parts_of(row):
+                    if part.name not in result["calibration_error"]:
+                        raise ConfigError(
+                            f"{run} was not measured on {part.name}: delete its {RESULT}, and it is measured again"
+                        )
                 scores += [
                     Score(
                         row=row,
@@ -153,6 +162,7 @@ def read_scores(comparison: Comparison, *, folder: Path) -> list[Score]:
                         calibration_error=result["calibration_error"][part.name],
                         seconds_per_step=result["seconds_per_step"],
                         steps=result["steps"],
+                        precisions=tuple(precisions_of(run)),
                     )
                     for part in comparison.parts_of(row)
                 ]
@@ -222,9 +232,9 @@ def _costs(comparison: Comparison, folder: Path, *, again: bool) -> dict[str, An
     """{"rows": Cost by row, "conditions"}, from costs.json; all rows are measured together, so that they compare."""
     path = folder / COSTS
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not again else {"rows": {}}
-    if not {row.name for row in comparison.rows} <= set(stored["rows"]):
-        recipes = {row.name: comparison.recipe_of(row, comparison.seeds[0]) for row in comparison.rows}
-        size = max(recipe.model.height for recipe in recipes.values())
+    recipes = {row.name: comparison.recipe_of(row, comparison.seeds[0]) for row in comparison.rows}
+    size = max(recipe.model.height for recipe in recipes.values())
+    if not set(recipes) <= set(stored["rows"]) or stored["conditions"]["size"] != size:
         around = cost.conditions(size=size)
         measured = cost.measure({name: build_network(recipe) for name, recipe in recipes.items()}, size=size)
         stored = {"conditions": around, "rows": {name: one.record() for name, one in measured.items()}}

@@ -6,14 +6,16 @@ import csv
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from sgmsnet.imaging import SUFFIXES
+
 Split = Literal["train", "val", "all", "test"]
 """Part of a data set. "test" is for `evaluate` alone: neither a recipe nor a comparison can name it."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 QATA_TRAIN_IMAGES = 5716
 """Images of Kaggle's `Train Set`, in order of their names, that train; the 1,429 after them validate (LViT, SGSeg)."""
 HELD_OUT_PERCENT = 20
@@ -91,10 +93,10 @@ def data_root() -> Path:
 def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | None = None) -> list[Sample]:
     """List the samples of a source in order of their names.
 
-    Understands `<split>/images` and `<split>/masks`, plain `images` and `masks` with equal stems (a fifth, chosen
-    by a hash of the stem, validates), QaTa-COV19 as Kaggle lays it out, and COVID-QU-Ex. An image without the mask
-    of a class counts as unlabelled for that class. "all" is train and val, and the test part of COVID-QU-Ex alone.
-    Raises DatasetError when nothing can be used.
+    Understands `<split>/images` and `<split>/masks`, plain `images` and `masks` with equal stems (a fifth, chosen by
+    a hash of the patient where known, otherwise of the stem, validates), QaTa-COV19 as Kaggle lays it out, and
+    COVID-QU-Ex. An image without the mask of a class counts as unlabelled for that class. "all" is train and val, and
+    the test part of COVID-QU-Ex alone. Raises DatasetError when nothing can be used.
     """
     folder = (root or data_root()) / source.path
     if not folder.is_dir():
@@ -108,7 +110,11 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
         raise DatasetError(f"{folder}: sources.csv with the columns stem and age is needed to tell ages")
     unknown = Person()
     samples = []
-    for image, masks in _pairs(folder, source.masks, split):
+
+    def group_of(stem: str) -> str:
+        return people.get(stem, unknown).patient or _group(stem)
+
+    for image, masks in _pairs(folder, source.masks, split, group_of):
         person = people.get(image.stem, unknown)
         if not wanted.search(image.stem) or (source.adults is not None and person.grown_up is not source.adults):
             continue
@@ -119,7 +125,7 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
                     image=image,
                     masks=masks,
                     empty=empty,
-                    group=person.patient or _group(image.stem),
+                    group=group_of(image.stem),
                     collection=person.collection,
                     grown_up=person.grown_up,
                 )
@@ -129,7 +135,9 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
     return samples
 
 
-def _pairs(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
+def _pairs(
+    folder: Path, masks: Mapping[str, str], split: Split, group_of: Callable[[str], str]
+) -> Iterator[tuple[Path, dict[str, Path]]]:
     if any((folder / part / "Images").is_dir() for part in ("Train Set", "Test Set")):
         yield from _kaggle_qata(folder, masks, split)
     elif (covid_qu_ex := _covid_qu_ex_root(folder)) is not None:
@@ -138,7 +146,7 @@ def _pairs(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tup
         if split == "test":
             raise DatasetError(f"{folder}: expected test/images and test/masks for the test part")
         for image in _images(folder / "images"):
-            held_out = zlib.crc32(image.stem.encode()) % 100 < HELD_OUT_PERCENT
+            held_out = zlib.crc32(group_of(image.stem).encode()) % 100 < HELD_OUT_PERCENT
             if split == "all" or (split == "val") == held_out:
                 yield image, _masks_of(image.stem, folder, masks)
     else:
@@ -178,7 +186,7 @@ def _covid_qu_ex(folder: Path, masks: Mapping[str, str], split: Split) -> Iterat
 def _masks_of(stem: str, folder: Path, masks: Mapping[str, str]) -> dict[str, Path]:
     found = {}
     for name, mask_folder in masks.items():
-        for suffix in IMAGE_SUFFIXES:
+        for suffix in MASK_SUFFIXES:
             if (path := folder / mask_folder / f"{stem}{suffix}").is_file():
                 found[name] = path
                 break
@@ -186,12 +194,12 @@ def _masks_of(stem: str, folder: Path, masks: Mapping[str, str]) -> dict[str, Pa
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def _group(stem: str) -> str:
-    patient = re.match(r"sub-s\d+", stem)
-    return patient.group() if patient else stem
+    patient = re.match(r"sub-s\d+", stem, re.IGNORECASE)  # QaTa's test part writes them in capitals
+    return patient.group().lower() if patient else stem
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,7 @@ def _people(folder: Path) -> dict[str, Person]:
     """Stem -> person, from the nearest sources.csv: of the data set, or of a folder that it lies in."""
     for place in (folder, *folder.parents[:2]):
         try:
-            with (place / "sources.csv").open(newline="", encoding="utf-8") as file:
+            with (place / "sources.csv").open(newline="", encoding="utf-8-sig") as file:  # Excel begins with a mark
                 return {row.get("stem", ""): _person(row) for row in csv.DictReader(file)}
         except (OSError, UnicodeDecodeError):
             continue

@@ -70,8 +70,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict every sample and compare its masks with the truth at the image's own size.
 
-    distances=False leaves out HD95 and NSD, for speed. Raises DatasetError for a mask that cannot be read or does
-    not fit its image.
+    distances=False leaves out HD95 and NSD, for speed. A mask that cannot be read or does not fit its image is a
+    failure of its image, as one that gives no prediction.
     """
     found = Evaluation((), (), {}, {})
     rows: list[Row] = []
@@ -81,9 +81,13 @@ def evaluate(
         if isinstance(outcome, Failure):
             failures.append(outcome)
         else:
-            row, histograms, reliability = _compare(sample, outcome, distances=distances)
-            rows.append(row)
-            found = Evaluation.join([found, Evaluation((), (), histograms, reliability)])
+            try:
+                row, histograms, reliability = _compare(sample, outcome, distances=distances)
+            except DatasetError as error:
+                failures.append(Failure(outcome.image, str(error)))
+            else:
+                rows.append(row)
+                found = Evaluation.join([found, Evaluation((), (), histograms, reliability)])
         progress(done)
     return replace(found, rows=tuple(rows), failures=tuple(failures))
 

@@ -13,11 +13,13 @@ from sgmsnet.training.data import DatasetError
 def read_mask(path: Path, *, shape: tuple[int, int]) -> np.ndarray:
     """Read a mask file of any bit depth -> bool (H, W); anything above 0 is foreground.
 
-    Raises DatasetError when it cannot be read or has another size than its image, which has `shape` (H, W).
+    Of a JPEG, whose edges ring far out, it is what is brighter than half of its brightest pixel. Raises DatasetError
+    when it cannot be read or has another size than its image, which has `shape` (H, W).
     """
     try:
         with Image.open(path) as file:
-            mask = np.asarray(file).astype(bool)
+            grey = np.asarray(file)
+            mask = grey > (grey.max() / 2 if file.format == "JPEG" else 0)
     except OSError as error:
         raise DatasetError(f"{path}: the mask cannot be read ({error})") from None
     if mask.ndim == 3:

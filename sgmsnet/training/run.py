@@ -33,6 +33,9 @@ from sgmsnet.training.machine import Machine
 from sgmsnet.training.module import SegmentationModule
 from sgmsnet.training.recipe import Recipe
 
+ABOUT = "about.json"
+"""In a run's folder: what it was trained with, and what it was resumed with."""
+
 
 def runs_root() -> Path:
     """The folder that SGMSNET_RUNS names; by default `sgmsnet-runs` in the home folder."""
@@ -80,7 +83,7 @@ def train(
     with _without_noise():
         trainer = _trainer(recipe, folder, machine, precision=precision, steps_per_epoch=steps_per_epoch)
         if trainer.is_global_zero:
-            _describe(folder, recipe, precision=precision)
+            _describe(folder, recipe, precision=precision, resumed=resume is not None)
         last = folder / "checkpoints" / "last.ckpt"
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
@@ -212,17 +215,30 @@ def save_weights(folder: Path, recipe: Recipe, *, thresholds: dict[str, float] |
     return path
 
 
-def _describe(folder: Path, recipe: Recipe, *, precision: str) -> None:
+def _describe(folder: Path, recipe: Recipe, *, precision: str, resumed: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
-    about = {
+    about: dict[str, Any] = {
         "revision": _revision(),
         "precision": precision,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "started": time.ctime(),
     }
-    (folder / "about.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+    path = folder / ABOUT
+    if resumed and path.is_file():  # on another machine perhaps: what each part was trained with stays known
+        first = json.loads(path.read_text(encoding="utf-8"))
+        about = {**first, "resumed": [*first.get("resumed", ()), about]}
+    path.write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+def precisions_of(folder: Path) -> list[str]:
+    """Every precision that a run's parts were trained in, in order; none for a folder that does not tell."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return list(dict.fromkeys(part["precision"] for part in (about, *about.get("resumed", ())) if "precision" in part))
 
 
 def _revision() -> str:

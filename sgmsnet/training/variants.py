@@ -43,7 +43,5 @@ UNLIKE: dict[str, Variant] = {
     "folded in the middle": fold,
 }
 """By what a person would call them; uint8 (H, W) -> uint8."""
-EVERYDAY = ("upside down", "turned by 180°", "turned by 90°", "turned by 270°", "inverted")
-"""Those that happen to real files."""
 LIKE: dict[str, Variant] = {"blurred": coarse}
 """Still frontal chest X-rays."""

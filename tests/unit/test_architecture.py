@@ -71,6 +71,23 @@ def test_nothing_on_the_way_of_one_x_ray_knows_page_commands_or_training() -> No
                 assert not under(imports(tree), upper), f"{name} imports {upper}"
 
 
+def test_page_and_export_take_from_training_what_needs_no_torch() -> None:
+    lent = {"web": {"metrics", "surface"}, "export": {"data", "masks"}}
+    for name, tree in modules():
+        for package, allowed in lent.items():
+            if name.startswith((f"sgmsnet.{package}.", f"{package}.")):
+                taken = {part.split(".")[2] for part in under(imports(tree), "sgmsnet.training") if part.count(".") > 1}
+                assert taken <= allowed, name
+    program = "import sys\n" + "".join(
+        f"import sgmsnet.training.{name}\n" for name in sorted(set.union(*lent.values()))
+    )
+    program += f"print(sorted(set(sys.modules) & {HEAVY!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("statement", ["import app", "import sgmsnet.cli", "import sgmsnet.pipeline, engines.select"])
 def test_importing_leaves_the_heavy_packages_alone(statement: str) -> None:
     program = f"import sys; {statement}; print(sorted(set(sys.modules) & {HEAVY!r}))"

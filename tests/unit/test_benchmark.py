@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,17 @@ from export.__main__ import main
 from export.bench_engines import Cold, Row, Skipped
 from export.bench_page import Page
 from export.bench_pipeline import Stages
-from export.bench_report import BUSY, Report, click_table, engine_table, markdown, plot, redraw_table, table
+from export.bench_report import (
+    BUSY,
+    Report,
+    click_table,
+    engine_limits,
+    engine_table,
+    markdown,
+    plot,
+    redraw_table,
+    table,
+)
 from export.machine import Disturbance, Machine
 from sgmsnet.checkpoint import find
 from sgmsnet.prediction import STAGES
@@ -107,6 +118,17 @@ def test_redraws_are_held_to_their_limit_at_the_95th_percentile() -> None:
     assert "window, 16 bit" in window
     assert "met" in window
     assert "missed" in opacity
+
+
+def test_engines_are_held_to_their_ratios_where_they_can_be(rows: list[Row]) -> None:
+    made = {("openvino", "bf16"): 8.0, ("pytorch", "fp32"): 50.0, ("openvino", "int8"): 6.5}
+    timed = [replace(rows[0], engine=e, precision=p, batch=1, p50_ms=ms) for (e, p), ms in made.items()]
+    assert engine_limits(timed, cpu_flags=("amx_tile", "amx_bf16")) == (
+        "openvino bf16: 6.25 times as fast as pytorch fp32 (at least 6: met). "
+        "openvino int8: 1.23 times as fast as openvino bf16 (at least 1.3: **missed**)."
+    )
+    assert engine_limits(timed[:2], cpu_flags=()) == "", "the first limit is for AMX"
+    assert engine_limits([replace(row, batch=4) for row in timed], cpu_flags=("amx_bf16",)) == ""
 
 
 def test_percentiles_lie_on_the_line_between_samples() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from sgmsnet.cli import main
 from sgmsnet.config import ConfigError
 from sgmsnet.training import compare as comparing
-from sgmsnet.training.compare import compare, read_images
+from sgmsnet.training.compare import compare, read_images, write_tables
 from sgmsnet.training.metrics import Counts
 from sgmsnet.training.recipe import Recipe, load_recipe
 from sgmsnet.training.scoreboard import SCOREBOARDS, leave_one_source_out, load_comparison
@@ -181,6 +181,65 @@ def test_what_is_published_gives_the_same_tables_and_is_gone_on_from(
     monkeypatch.setattr(comparing, "train", _counting(comparing.train, trained))
     assert main(["compare", str(tiny), "--output", str(shared)]) == 0
     assert trained == ["unet 1"]
+
+
+def test_the_table_says_what_each_row_was_trained_in(finished: Path, tiny: Path, tmp_path: Path) -> None:
+    assert "trained in" in (finished / "scoreboard.md").read_text(encoding="utf-8")
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    about = copy / "unet" / "seed-2" / "about.json"
+    told = json.loads(about.read_text(encoding="utf-8"))
+    about.write_text(json.dumps({**told, "resumed": [{**told, "precision": "bf16-mixed"}]}), encoding="utf-8")
+    write_tables(load_comparison(tiny), folder=copy)
+    ends = {
+        line.split(" | ")[0].strip("| "): line.rsplit(" | ", 1)[-1].strip("| ")
+        for line in (copy / "scoreboard.md").read_text(encoding="utf-8").splitlines()
+        if line.endswith(("FP32 |", "BF16 |"))
+    }
+    assert ends == {"SGMSNet, small": "FP32", "without the modules": "FP32", "U-Net": "FP32, BF16"}
+
+
+def test_costs_of_another_size_are_measured_again(finished: Path, tiny: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    costs = json.loads((copy / "costs.json").read_text(encoding="utf-8"))
+    gflop = costs["rows"]["unet"]["gflop"]
+    costs["rows"]["unet"]["gflop"] = 99.0
+    (copy / "costs.json").write_text(json.dumps(costs), encoding="utf-8")
+    write_tables(load_comparison(tiny), folder=copy)
+    assert table_of(copy)[2]["gflop"] == "99.0", "what was measured at this size stays"
+    costs["conditions"]["size"] = 64
+    (copy / "costs.json").write_text(json.dumps(costs), encoding="utf-8")
+    write_tables(load_comparison(tiny), folder=copy)
+    assert float(table_of(copy)[2]["gflop"]) == gflop
+
+
+@pytest.mark.slow
+def test_every_row_of_the_shipped_scoreboards_is_trained_and_measured(tiny: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(tiny.read_text(encoding="utf-8"))
+    values |= {"rows": str(SCOREBOARDS / "rows.yaml"), "reference": "shipped", "seeds": [1]}
+    values["recipe"] |= {"phases": [{"size": 64, "epochs": 1}], "network_width": 8}
+    path = tmp_path / "all.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert main(["compare", str(path), "--output", str(tmp_path / "runs")]) == 0
+    rows = table_of(tmp_path / "runs")
+    assert [row["row"] for row in rows] == [row.name for row in load_comparison("scoreboard").rows]
+    for row in rows:
+        assert 0 <= float(row["dice_per_image"]) <= 1
+        assert float(row["gflop"]) > 0
+    assert [bool(row["p"]) for row in rows] == [False] + [True] * (len(rows) - 1)
+
+
+def test_a_part_that_a_finished_row_was_not_measured_on_is_named(
+    finished: Path, tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(tiny.read_text(encoding="utf-8"))
+    added = tiny.with_name("added.yaml")
+    added.write_text(yaml.safe_dump({**values, "parts": [*values["parts"], {**values["parts"][0], "name": "more"}]}))
+    for option in ("--tables", "--publish=shared"):
+        assert main(["compare", str(added), "--output", str(finished), option]) == 2
+        [line] = capfd.readouterr().err.strip().splitlines()
+        assert "small/seed-1 was not measured on more" in line.replace("\\", "/")
 
 
 def test_nothing_finished_is_nothing_to_publish(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

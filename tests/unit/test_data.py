@@ -213,7 +213,7 @@ def test_include_keeps_the_stems_that_contain_it(tmp_path: Path) -> None:
 
 
 def test_images_of_a_patient_are_one_group(tmp_path: Path) -> None:
-    names = ["sub-s03_run-1.png", "sub-s03_run-2.png", "sub-s04_run-1.png", "covid_1.png"]
+    names = ["sub-s03_run-1.png", "sub-S03_ses-E2.png", "sub-S04_ses-E1.png", "covid_1.png"]
     write(tmp_path / "set" / "images", *names)
     write(tmp_path / "set" / "masks", *names)
     groups = {s.image.name: s.group for s in find_samples(LUNGS, root=tmp_path)}
@@ -225,7 +225,7 @@ def test_patients_and_ages_are_those_of_the_nearest_sources_csv(tmp_path: Path) 
     write(tmp_path / "set" / "images", *names)
     write(tmp_path / "set" / "masks", *names)
     lines = ["stem,source,patient,age", "a,nih,p1,40", "b,nih,p1,17", "c,nih,p2,", "d,am,p3,", "e,ped,,1-5 years"]
-    (tmp_path / "sources.csv").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "sources.csv").write_text("\n".join(lines), encoding="utf-8-sig")  # as Excel writes it
     groups = {s.image.stem: s.group for s in find_samples(LUNGS, root=tmp_path)}
     collections = {s.image.stem: s.collection for s in find_samples(LUNGS, root=tmp_path)}
     assert collections == {"a": "nih", "b": "nih", "c": "nih", "d": "am", "e": "ped", "sub-s01_run-1": ""}
@@ -237,6 +237,20 @@ def test_patients_and_ages_are_those_of_the_nearest_sources_csv(tmp_path: Path) 
     assert by_age == {True: ["a", "d"], False: ["b", "e"]}, "c is of nobody knows what age"
     (tmp_path / "set" / "sources.csv").write_text("stem,patient\na,q9\n", encoding="utf-8")
     assert find_samples(LUNGS, root=tmp_path)[0].group == "q9"
+
+
+def test_the_held_out_fifth_divides_patients_and_not_their_images(tmp_path: Path) -> None:
+    listed = [f"scan_{number}" for number in range(60)]
+    named = [f"sub-s{number // 2:02}_run-{number}" for number in range(60)]
+    names = [f"{stem}.png" for stem in (*listed, *named)]
+    write(tmp_path / "set" / "images", *names)
+    write(tmp_path / "set" / "masks", *names)
+    lines = ["stem,patient", *(f"{stem},mrn{number // 3}" for number, stem in enumerate(listed))]
+    (tmp_path / "set" / "sources.csv").write_text("\n".join(lines), encoding="utf-8")
+    train, val = ({s.group for s in find_samples(LUNGS, split=split, root=tmp_path)} for split in ("train", "val"))
+    assert train.isdisjoint(val)
+    assert len(train | val) == 20 + 30
+    assert 3 <= len(val) <= 20
 
 
 @pytest.mark.parametrize("name", ["lungs", "infection", "healthy"])

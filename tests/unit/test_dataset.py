@@ -187,6 +187,17 @@ def test_masks_of_every_depth_have_their_foreground_above_zero(tmp_path: Path, m
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", shape=(20, 30)), truth)
 
 
+def test_a_jpeg_s_ringing_is_not_foreground(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:224, :224]
+    truth = (rows - 112) ** 2 + (columns - 112) ** 2 < 80**2
+    Image.fromarray(truth * np.uint8(255)).save(tmp_path / "mask.jpg", quality=90)
+    with Image.open(tmp_path / "mask.jpg") as file:
+        assert np.count_nonzero(np.asarray(file)) > 1.02 * truth.sum(), "there is something to leave out"
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.jpg", shape=truth.shape), truth)
+    Image.fromarray(np.zeros_like(truth)).convert("L").save(tmp_path / "empty.jpg")
+    assert not read_mask(tmp_path / "empty.jpg", shape=truth.shape).any()
+
+
 def test_a_mask_of_another_size_is_refused_in_one_sentence(tmp_path: Path) -> None:
     good = bright_rectangle(tmp_path)
     Image.new("L", (61, 90)).save(tmp_path / "wide.png")

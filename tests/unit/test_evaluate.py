@@ -12,14 +12,15 @@ import pytest
 
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.training.calibration import Reliability
-from sgmsnet.training.data import DatasetError, Sample
+from sgmsnet.training.data import Sample, SourceConfig, find_samples
 from sgmsnet.training.evaluate import evaluate
 from sgmsnet.training.metrics import Counts
 from sgmsnet.training.results import Evaluation, Row
 from sgmsnet.training.surface import SurfaceDistance
 from sgmsnet.training.tables import table
 from tests.fakes import draw_xray
-from tests.unit.evaluating import save, xray
+from tests.unit.evaluating import rows, save, xray
+from tests.unit.test_imaging_dicom import made, written
 
 
 def test_dice_and_iou_are_those_worked_out_by_hand(pipeline: Pipeline, two: list[Sample]) -> None:
@@ -162,6 +163,17 @@ def test_pixels_and_millimetres_are_averaged_apart(two: list[Sample]) -> None:
     assert summary["intervals"]["hd95_mm"] is None, "one patient has no interval"
 
 
+def test_a_dicom_data_set_has_its_distances_in_millimetres(pipeline: Pipeline, tmp_path: Path) -> None:
+    chest = made(xray(), bits=8, PixelSpacing=[0.5, 0.5], WindowCenter=128, WindowWidth=256)
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "images" / "a.dcm").write_bytes(written(chest))
+    save(tmp_path / "set" / "masks" / "a.png", rows(44, 140))  # the network finds 40 to 140
+    samples = find_samples(SourceConfig(path="set", masks={"lungs": "masks"}), root=tmp_path)
+    summary = evaluate(pipeline, samples).summary()["classes"]["lungs"]
+    assert summary["hd95_mm"] == pytest.approx(2.0)
+    assert "hd95_px" not in summary
+
+
 def test_distances_can_be_left_out(pipeline: Pipeline, two: list[Sample]) -> None:
     evaluation = evaluate(pipeline, two, distances=False)
     assert set(evaluation.per_image()[0]["lungs"]) == {"dice", "iou", "tp", "fp", "fn"}
@@ -178,10 +190,13 @@ def test_an_unreadable_image_is_left_out_and_named(pipeline: Pipeline, two: list
     assert done == [1, 2]
 
 
-def test_a_mask_of_another_size_is_refused_in_one_sentence(pipeline: Pipeline, two: list[Sample]) -> None:
+def test_an_image_whose_mask_does_not_fit_is_left_out_and_named(pipeline: Pipeline, two: list[Sample]) -> None:
     save(two[0].masks["lungs"], np.zeros((10, 10), np.uint8))
-    with pytest.raises(DatasetError, match=r"a\.png: the mask is 10x10, its image 224x224"):
-        evaluate(pipeline, two)
+    evaluation = evaluate(pipeline, two)
+    [failure] = evaluation.failures
+    assert failure.image == "a.png"
+    assert failure.sentence.endswith("a.png: the mask is 10x10, its image 224x224")
+    assert [row.image for row in evaluation.rows] == ["b.png"], "hours of work are not lost for one mask"
 
 
 @pytest.mark.parametrize("module", ["sgmsnet.training.evaluate", "sgmsnet.commands.evaluate"])

@@ -74,10 +74,16 @@ def test_a_page_that_cannot_be_drawn_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])
-def test_a_file_that_cannot_be_written_ends_in_one_sentence(
-    option: str, fake: FakeEngine, two: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    option: str,
+    two: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(sgmsnet, "load", lambda *a, **k: pytest.fail("the work began"))
     (tmp_path / "file").write_bytes(b"")
-    assert run(tmp_path, "--masks", "lungs=masks", option, tmp_path / "file" / "out") == 2
-    [line] = capsys.readouterr().err.strip().splitlines()
-    assert "could not be written" in line
+    for place in (tmp_path / "file" / "out", tmp_path):
+        assert run(tmp_path, "--masks", "lungs=masks", option, place) == 2
+        [line] = capsys.readouterr().err.strip().splitlines()
+        assert "could not be written" in line

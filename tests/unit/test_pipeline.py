@@ -16,6 +16,7 @@ from PIL import Image
 
 from engines.base import EngineError
 from sgmsnet import imaging
+from sgmsnet.familiarity import Familiarity
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Failure, Prediction
 from tests.fakes import FakeEngine, draw_xray, info_with
@@ -179,21 +180,35 @@ def test_batches_and_workers_must_be_at_least_one(options: dict[str, int]) -> No
         pipeline_of(FakeEngine()).predict_many([], **options)
 
 
+class Lopsided(FakeEngine):
+    """Adds 1 to the logits of the input's left half, whatever it shows."""
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = super().run(images)
+        outputs["logits"][..., :112] += 1
+        return outputs
+
+
 def test_flip_takes_the_mean_with_the_mirror_image_and_leaves_the_rest_alone() -> None:
-    class Lopsided(FakeEngine):
-        """Adds 1 to the logits of the input's left half, whatever it shows."""
-
-        def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-            outputs = super().run(images)
-            outputs["logits"][..., :112] += 1
-            return outputs
-
     image = draw_xray(300, 201, sick=((0.2, 0.4, 0.35, 0.6),))
     plain_one = pipeline_of(FakeEngine()).predict(image)
     flipped = Pipeline(Lopsided(), thresholds={}, temperature={}, flip=True).predict(image)
     np.testing.assert_allclose(flipped.logits, plain_one.logits + 0.5, atol=1e-5)
     for name, plane in plain_one.attention.items():
         np.testing.assert_array_equal(flipped.attention[name], plane)
+
+
+def test_flip_leaves_the_familiarity_to_the_image_alone() -> None:
+    judged: list[np.ndarray] = []
+
+    def judge(embedding: np.ndarray, lungs: np.ndarray) -> Familiarity:
+        judged.append(lungs)
+        return Familiarity(score=0.0, familiar=True)
+
+    for flip in (False, True):
+        Pipeline(Lopsided(), thresholds={}, temperature={}, familiarity=judge, flip=flip).predict(draw_xray(300, 201))
+    alone, beside_its_mirror_image = judged
+    np.testing.assert_array_equal(beside_its_mirror_image, alone)
 
 
 def test_close_closes_the_engine() -> None:

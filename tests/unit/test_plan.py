@@ -60,8 +60,14 @@ def test_on_8_6_a_graph_without_an_fp16_layer_is_told() -> None:
     said: list[str] = []
     for has_half in (True, False):
         build_plan(fake_builder("8.6", has_half=has_half)[0], REQUEST, progress=_ignore, say=said.append)
-    assert len(said) == 1
-    assert "every layer of this graph for FP32" in said[0]
+    assert [sentence for sentence in said if "every layer of this graph for FP32" in sentence] == said[-2:-1]
+    assert said[-1] == "TensorRT 8.6 tells no progress; building takes some minutes"
+
+
+def test_a_builder_that_tells_its_progress_says_nothing_else() -> None:
+    said: list[str] = []
+    build_plan(fake_builder("10.3")[0], REQUEST, progress=_ignore, say=said.append)
+    assert not said
 
 
 def test_the_timing_cache_is_read_and_written(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_one_thread_owns_the_gpu_and_every_caller_gets_its_own_answer(
 
 
 def test_a_run_that_fails_is_an_engine_error_and_the_next_one_works(
-    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
+    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = install()
     engine = _open(files, folder)
@@ -241,6 +241,10 @@ def test_a_run_that_fails_is_an_engine_error_and_the_next_one_works(
         engine.run(_images(1))
     gpu.cuda.refuses.clear()
     assert engine.run(_images(3))["logits"][0, 0, 0, 0] == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu.cuda, "cudaGraphLaunch", None)
+        with pytest.raises(EngineError, match=r"TensorRT failed: .*not callable"):
+            engine.run(_images(1))
     with pytest.raises(ValueError, match="images must"):
         engine.run(np.zeros((1, 1, 32, 64), np.uint8))
     engine.close()
@@ -302,6 +306,21 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_reason_and_auto_falls_back
     choice.engine.close()
     assert choice.engine.info.backend == "onnxruntime"
     assert [entry.name for entry in choice.skipped] == ["tensorrt"]
+
+
+def test_a_tensorrt_with_other_calls_leaves_the_place_to_the_next_engine(
+    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = install()
+    monkeypatch.setattr(gpu.module, "Runtime", lambda: None)  # takes no logger
+    with pytest.raises(EngineUnavailable, match=r"takes other calls than 8\.6 to 11 do: .*positional argument"):
+        _open(files, folder)
+    assert not gpu.cuda.alive
+    _use_folder(monkeypatch, folder)
+    monkeypatch.setattr(select, "ranking", lambda measured=(): ("tensorrt", "onnxruntime"))
+    choice = choose("auto", files)
+    choice.engine.close()
+    assert choice.engine.info.backend == "onnxruntime"
 
 
 @pytest.mark.parametrize("case", ["other version", "wrong compute capability", "other module", "failed parity"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -49,7 +50,10 @@ def test_a_stopped_run_goes_on_to_the_same_end_as_an_unbroken_one(
         with pytest.raises(Stopped):
             train(recipe, folder=tmp_path / "broken")
     assert state_of(tmp_path / "broken")["epoch"] == 1
+    about = json.loads((tmp_path / "broken" / "about.json").read_text(encoding="utf-8"))
     train(recipe, resume=tmp_path / "broken")
+    told = json.loads((tmp_path / "broken" / "about.json").read_text(encoding="utf-8"))
+    assert told == {**about, "resumed": [{**about, "started": told["resumed"][0]["started"]}]}
     assert_same_weights(unbroken, tmp_path / "broken", atol=1e-5)
     ends = [metric_rows(folder, "val_set/lungs_dice")[-1] for folder in (unbroken, tmp_path / "broken")]
     assert ends[0] == pytest.approx(ends[1], abs=1e-4)

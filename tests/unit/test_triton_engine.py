@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import select
+from engines import select, v2_http
 from engines.base import EngineError, EngineUnavailable
 from engines.onnxruntime_engine import OnnxRuntimeEngine
 from engines.server_address import URL, Address, parse_url
@@ -114,6 +114,18 @@ def test_a_run_that_fails_is_told_and_the_next_one_works(
         engine.run(example_images[:1])
     assert "\n" not in str(caught.value)
     vars(how).update({name: good[name] for name in change})
+    assert engine.run(example_images[:1])["logits"].shape == (1, 2, 64, 64)
+    engine.close()
+
+
+def test_a_server_that_ends_every_connection_has_as_long_to_answer(
+    files: ModelFiles, url: str, how: Misbehaviour, example_images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(v2_http, "CONNECT_S", 0.2)  # to connect; not to answer
+    how.closes = True
+    engine = TritonEngine(files, address=parse_url(url), timeout_s=30)
+    engine.run(example_images[:1])
+    how.delay_s = 0.6
     assert engine.run(example_images[:1])["logits"].shape == (1, 2, 64, 64)
     engine.close()
 
