@@ -8,6 +8,7 @@ Importing this file is cheap: Gradio and the engine are imported when the page s
 from __future__ import annotations
 
 import argparse
+import errno
 import ipaddress
 import os
 import secrets
@@ -15,9 +16,9 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,16 +130,20 @@ def credentials(options: Options) -> tuple[str, str] | None:
     return options.auth
 
 
-def port_is_free(host: str, port: int) -> bool:
-    """Whether (host, port) can be bound now; asked before the slow imports so that the answer is quick."""
+def cannot_listen(host: str, port: int) -> str | None:
+    """Why (host, port) cannot be bound now, or None; asked before the slow imports so that the answer is quick."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"Port {port} on {host} is taken; give another with --port."
+            return f"The page cannot listen on {host}, port {port}: {error.strerror or error}."
+        except (TypeError, UnicodeError):  # no name that could be looked up
+            return f"The page cannot listen on {host}, port {port}: this is no name of a host."
+    return None
 
 
 def address(host: str, port: int) -> str:
@@ -191,8 +196,8 @@ def _loopback(host: str) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted; returns the exit status."""
     options = parse(arguments)
-    if not port_is_free(options.host, options.port):
-        print(f"Port {options.port} on {options.host} is taken; give another with --port.", file=sys.stderr)
+    if problem := cannot_listen(options.host, options.port):
+        print(problem, file=sys.stderr)
         return 1
     # Read by Gradio on import: nothing is reported home, and its queue keeps a short history (it re-summarises
     # that history after every event).
@@ -201,23 +206,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if trusted := proxies():
         os.environ["FORWARDED_ALLOW_IPS"] = trusted  # read by uvicorn
-    try:
-        uploads = tempfile.TemporaryDirectory(prefix="sgmsnet-page-", ignore_cleanup_errors=True)
-        free = shutil.disk_usage(uploads.name).free
-    except OSError as error:
-        print(f"There is no folder for uploads to be written into: {error.strerror or error}.", file=sys.stderr)
-        return 1
-    with uploads as folder:
-        if free < FREE_AT_LEAST:
-            print(f"Only {free // 2**20} MB are free in {Path(folder).parent}, too few for uploads.", file=sys.stderr)
+    from sgmsnet.web import uploads
+
+    with ExitStack() as held:
+        try:
+            folder = held.enter_context(uploads.folder())  # ends with the process, whatever the cache forgot
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            print(f"There is no folder for uploads to be written into: {error.strerror or error}.", file=sys.stderr)
             return 1
-        os.environ["GRADIO_TEMP_DIR"] = str(
-            Path(folder).resolve()
-        )  # uploads end with the process, whatever the cache forgot
-        return _serve(options)
+        if free < FREE_AT_LEAST:
+            print(f"Only {free // 2**20} MB are free in {folder.parents[1]}, too few for uploads.", file=sys.stderr)
+            return 1
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        return _serve(options, folder, free)
 
 
-def _serve(options: Options) -> int:
+def _serve(options: Options, folder: Path, free: int) -> int:
     from sgmsnet import checkpoint
 
     try:
@@ -228,8 +233,8 @@ def _serve(options: Options) -> int:
     with ThreadPoolExecutor(1) as beside:
         # Gradio takes seconds to import; the engine opens and runs once meanwhile.
         desk_ready = beside.submit(_open_desk, options)
-        from sgmsnet.web import janitor, layout, server
-        from sgmsnet.web.guard import Policy, frames
+        from sgmsnet.web import janitor, layout, room, server
+        from sgmsnet.web.policy import Policy, frames
 
         try:
             desk = desk_ready.result()
@@ -237,8 +242,13 @@ def _serve(options: Options) -> int:
             print(error, file=sys.stderr)
             return 1
     login = credentials(options)
-    folder = server.uploads_folder()
-    policy = Policy(folder=folder, hosts=hosts(options), per_minute=rate(options), frames=frames())
+    policy = Policy(
+        folder=folder,
+        most_bytes=room.most_of(free),
+        hosts=hosts(options),
+        per_minute=rate(options),
+        frames=frames(),
+    )
     facts = layout.Facts(address=address(options.host, options.port), kept_min=options.keep, weights=files.weights)
     try:
         served = server.Server(

@@ -1,4 +1,4 @@
-"""What the browser does by itself around an event: gives the thresholds, shows that a turn is waited for."""
+"""What the browser does by itself around an event: gives what it knows, tells who waits and who was refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,30 @@ CHOSEN = """(...given) => {
 }"""
 """An event's `js`: its last input becomes {class: threshold}, or null while nothing is shown."""
 
+ASKED = """(...given) => {
+  const told = document.querySelector(".sg-strip")?.dataset ?? {};
+  let example = told.asked ?? null;
+  delete told.asked;
+  if (example === null && !document.querySelector("#sg-upload input[type=file]")) {
+    document.body.dataset.sgLater = ""; // strip.js asks again once the file is through
+    example = "";
+  }
+  const shown = Boolean(document.querySelector(".sv")?.dataset.thresholds);
+  return [...given.slice(0, -1), { example, shown }];
+}"""
+"""An event's `js`: its last input becomes {example, shown}: the name of the example that was chosen since the last
+time, null for none and "" where nothing is to be done now, since a file is on its way; and whether the viewer shows an
+image."""
+
+NO_IMAGE = "Choose an X-ray first."
+NO_LONGER_HELD = "This X-ray is no longer held for you; please send it again."
+"""Gradio keeps what is shown for a limited number of visitors."""
+
 WAITING = '<p class="sg-note" role="status">Waiting for its turn…</p>'
 STOPPED = "Stopped. Nothing was kept."
 _STOPPED = f'<p class="sg-problem" role="alert">{STOPPED}</p>'
-REFUSED = '<p class="sg-problem" role="alert">The server could not take this; please try again shortly.</p>'
+_NOT_TAKEN = "The server could not take this; please try again shortly."
+REFUSED = f'<p class="sg-problem" role="alert">{_NOT_TAKEN}</p>'
 
 
 def _update(**properties: bool) -> str:
@@ -35,3 +55,13 @@ FAIL = f"""() => {{
 
 An event that was stopped while it waited fails too, before or after the stop is answered.
 """
+
+LOST = f"() => [{{ run: String(Date.now()), error: {json.dumps(_NOT_TAKEN)} }}]"
+"""The same for the viewer, whose picture stays away when the request for it was refused."""
+LOST_UPLOAD = f"() => [...({LOST})(), null]"
+"""For the viewer and the drop zone, which is emptied so that it takes the next file."""
+
+
+def missing(*, shown: bool) -> str:
+    """What to say where no image is kept for a visitor, who may see one nevertheless."""
+    return NO_LONGER_HELD if shown else NO_IMAGE

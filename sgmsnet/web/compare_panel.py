@@ -11,28 +11,27 @@ import gradio as gr
 
 from sgmsnet.imaging import UnreadableImageError
 from sgmsnet.web import compare, compare_chart
-from sgmsnet.web.chosen import BEGIN, END, FAIL, STOP, STOPPED
+from sgmsnet.web.chosen import BEGIN, CHOSEN, END, FAIL, STOP, STOPPED, missing
 from sgmsnet.web.desk import Desk, Source
 from sgmsnet.web.doors import LIGHT
 
-NO_IMAGE = "Choose an X-ray first."
 _HINT = """<p class="sg-note">Times every engine of this machine on the X-ray shown, in turn, and compares their masks.
 Opening all of them can take some seconds.</p>"""
 
 log = logging.getLogger(__name__)
 
 
-def build(desk: Desk, *, source: gr.State) -> None:
-    """Make the panel; `source` holds the image that is shown."""
+def build(desk: Desk, *, source: gr.State, chosen: gr.JSON) -> None:
+    """Make the panel; `source` holds the image that is shown, `chosen` tells whether there is one."""
     with gr.Accordion("Compare engines", open=False, elem_id="sg-compare", elem_classes="sg-panel"):
         with gr.Row():
             start = gr.Button("Run all engines", elem_classes="sg-action")
             stop = gr.Button("Stop", visible=False, elem_classes="sg-action")
         answer = gr.HTML(_HINT, apply_default_css=False)
 
-    def run(kept: Source | None) -> Iterator[str]:
+    def run(kept: Source | None, thresholds: dict[str, float] | None) -> Iterator[str]:
         if kept is None:
-            yield problem(NO_IMAGE)
+            yield problem(missing(shown=thresholds is not None))
             return
         desk.metrics.action("compare")
         try:
@@ -45,7 +44,7 @@ def build(desk: Desk, *, source: gr.State) -> None:
             yield problem("The engines could not be compared; the server's log says why.")
 
     # One comparison at a time on this server: two would time each other.
-    in_turn(run, source, start=start, stop=stop, answer=answer)
+    in_turn(run, [source, chosen], js=CHOSEN, start=start, stop=stop, answer=answer)
 
 
 def in_turn(
@@ -56,6 +55,7 @@ def in_turn(
     stop: gr.Button,
     answer: gr.HTML,
     more: Any = (),
+    js: str | None = None,
 ) -> None:
     """Let `start` run a generator that fills `answer` and `more`, one visitor at a time, and `stop` end it.
 
@@ -63,7 +63,7 @@ def in_turn(
     """
     shared: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     start.click(None, None, [answer, start, stop], js=BEGIN, **shared)
-    running = start.click(run, inputs, [answer, *more], concurrency_limit=1, **shared)
+    running = start.click(run, inputs, [answer, *more], concurrency_limit=1, js=js, **shared)
     running.failure(None, None, [answer, start, stop], js=FAIL, **shared)
     running.then(None, None, [start, stop], js=END, **shared)
     stop.click(lambda: problem(STOPPED), None, answer, cancels=running, js=STOP, **shared, **LIGHT).then(

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,67 +19,29 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sgmsnet.web import doors
+from sgmsnet.web import doors, places, room
 from sgmsnet.web.doors import Door
 from sgmsnet.web.gate import Gate, LockedError, client_of
-from sgmsnet.web.janitor import FULL_BYTES
+from sgmsnet.web.places import Places
+from sgmsnet.web.policy import Policy
 from sgmsnet.web.rate import Rate
+from sgmsnet.web.room import Room
 
 log = logging.getLogger(__name__)
 
 BUSY = "The server is busy; please try again shortly."
-IN_HAND = 256
-"""Requests in hand, and as many open streams again; more than that get 503."""
+TOO_MANY = "Too many requests at once; please wait until some of them are answered."
+NO_ROOM = "The server has no room for uploads at the moment; please try again later."
+WORK_EACH, STILL_EACH, IDLE_EACH = 24, 64, 8
+"""Requests in hand that one client may have, where its rate is limited: uploads and calls, what costs little (a page
+asks for much of it at once), and pages that are open."""
 SILENCE_S, BODY_S = 30.0, 600.0
 """How long a body may pause, and how long it may take in all."""
+CONTENT_TYPE_AT_MOST = 200
+"""Letters, of a form: Gradio fails at a boundary of more than 256; RFC 2046 allows 70."""
 STILL_TIMES, CALL_TIMES = 12, 4
 """Pictures, scripts and styles cost little, and one image takes an upload and two calls of which one runs the model: so
 many times as many of them are let in as images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """What one server allows. Without `hosts` any name is answered to, without `per_minute` any rate is fine."""
-
-    folder: Path
-    """Where uploads lie, links resolved."""
-    hosts: frozenset[str] | None = None
-    per_minute: int | None = None
-    frames: tuple[str, ...] = ("'self'",)
-    """Who may show the page in a frame: sources of frame-ancestors."""
-
-    def page_csp(self) -> str:
-        """Gradio's page needs scripts in the page and made from strings; but nothing may come from or go elsewhere."""
-        return "; ".join(
-            (
-                "default-src 'self'",
-                "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
-                "style-src 'self' 'unsafe-inline'",
-                "img-src 'self' data: blob:",
-                "font-src 'self' data:",
-                "connect-src 'self' data: blob:",
-                "worker-src 'self' blob:",
-                "object-src 'none'",
-                "base-uri 'self'",
-                "form-action 'self'",
-                f"frame-ancestors {' '.join(self.frames)}",
-            )
-        )
-
-
-_STRICT_CSP = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-
-
-def frames() -> tuple[str, ...]:
-    """Who may show the page in a frame: itself, and on a Hugging Face Space the site around it."""
-    return ("'self'", "https://huggingface.co", "https://*.hf.space") if "SPACE_ID" in os.environ else ("'self'",)
 
 
 class _Refusal(Exception):
@@ -106,9 +66,6 @@ class Guard:
     functions: Callable[[], Mapping[int | str, bool]] | None = None
     closing: bool = False
     """Set to let nothing new begin; what was begun goes on."""
-    working: int = 0
-    """Requests in hand, streams that wait for a result included."""
-    _streams: int = 0
 
     def __post_init__(self) -> None:
         def rate(times: int, least: int) -> Rate | None:
@@ -116,6 +73,16 @@ class Guard:
             return Rate(per_minute, burst=max(least, per_minute / 2)) if per_minute else None
 
         self._images, self._calls, self._still = rate(1, 8), rate(CALL_TIMES, 8 * CALL_TIMES), rate(STILL_TIMES, 200)
+        limited = self.policy.per_minute is not None
+        self._work, self._little, self._idle = (
+            Places(each=each if limited else None) for each in (WORK_EACH, STILL_EACH, IDLE_EACH)
+        )
+        self._room = Room(self.policy.folder, most=self.policy.most_bytes)
+
+    @property
+    def working(self) -> int:
+        """Requests in hand, streams that wait for a result included."""
+        return self._work.taken + self._little.taken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -126,7 +93,7 @@ class Guard:
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         door = doors.find(scope["method"], path, folder=self.policy.folder)
-        answer = _Answer(scope, path, send, self._headers(path, door))
+        answer = _Answer(scope, path, send, self.policy.headers(path, door))
         try:
             await self._let_in(scope, path, door, receive, answer)
         except _Refusal as refusal:
@@ -146,19 +113,29 @@ class Guard:
             raise _Refusal(503, "The server is about to stop; please try again shortly.", wait_s=10)
         if door.login and self.gate is not None and not self.signed_in(_cookies(headers)):
             raise _Refusal(401, "Log in on the page first.")
-        announced = headers.get("content-length", "")
-        if announced.isascii() and announced.isdigit() and int(announced[:20]) > door.most:
+        if door.kind == "upload" and len(headers.get("content-type", "")) > CONTENT_TYPE_AT_MOST:
+            raise _Refusal(400, "The form cannot be read: its Content-Type is too long.")
+        size = _announced(headers, door)
+        if size > door.most:
             raise _too_large(door)
-        if door.kind == "upload" or path == "/v1/segment":
-            self._check_disk()
-        body = _Body(receive, door, answer)
-        await self._pass_on(scope, path, door, body, answer, client)
+        async with AsyncExitStack() as held:
+            try:
+                held.enter_context(self._places(door, path).hold(client))
+                if door.kind == "upload" or path == "/v1/segment":
+                    await held.enter_async_context(self._room.hold(size, stays=door.kind == "upload"))
+            except places.FullError as full:
+                raise _Refusal(429, TOO_MANY, wait_s=2) if full.own else _Refusal(503, BUSY, wait_s=2) from None
+            except room.FullError:
+                log.error("there is no room for uploads any more")
+                raise _Refusal(503, NO_ROOM, wait_s=60) from None
+            await self._pass_on(scope, path, door, _Body(receive, door, answer), answer, client)
+
+    def _places(self, door: Door, path: str) -> Places:
+        if path.startswith("/gradio_api/heartbeat/"):  # open as long as a page is, without a result to wait for
+            return self._idle
+        return self._little if door.kind == "still" and not door.most else self._work
 
     async def _pass_on(self, scope: Scope, path: str, door: Door, body: _Body, answer: _Answer, client: str) -> None:
-        idle = path.startswith("/gradio_api/heartbeat/")  # open as long as a page is, without a result to wait for
-        if (self._streams if idle else self.working) >= IN_HAND:
-            raise _Refusal(503, BUSY, wait_s=2)
-        self.working, self._streams = self.working + (not idle), self._streams + idle
         try:
             if door.kind == "call":
                 await self._check_call(path, body, client)
@@ -172,8 +149,6 @@ class Guard:
         except Exception:  # a cut-off body surfaces in the application in many ways; told the visitor already
             if not answer.finished_early:
                 raise
-        finally:
-            self.working, self._streams = self.working - (not idle), self._streams - idle
 
     def _check_host(self, headers: Headers) -> None:
         """A page elsewhere can give its own name this machine's address, and would then be let in as this page."""
@@ -186,7 +161,11 @@ class Guard:
         if scope["method"] in ("GET", "HEAD") or "origin" not in headers:
             return
         own = {headers.get("host", ""), *(one.strip() for one in headers.get("x-forwarded-host", "").split(","))}
-        if urlsplit(headers["origin"]).netloc.lower() not in {one.lower() for one in own if one}:
+        try:
+            origin = urlsplit(headers["origin"]).netloc.lower()
+        except ValueError:  # a bracket that is not closed
+            origin = ""
+        if origin not in {one.lower() for one in own if one}:
             raise _Refusal(403, "Requests from other sites are not answered.")
 
     def _check_rate(self, door: Door, path: str, client: str) -> None:
@@ -200,11 +179,6 @@ class Guard:
     def _take(rate: Rate | None, client: str) -> None:
         if rate is not None and (wait_s := rate.take(client)):
             raise _Refusal(429, "Too many requests; please wait a moment.", wait_s=wait_s)
-
-    def _check_disk(self) -> None:
-        if shutil.disk_usage(self.policy.folder).free < FULL_BYTES:
-            log.error("there is no room for uploads any more")
-            raise _Refusal(503, "The server has no room for uploads at the moment; please try again later.", wait_s=60)
 
     def _begin_login(self, client: str) -> None:
         assert self.gate is not None
@@ -229,15 +203,6 @@ class Guard:
             runs_model = functions[named]
         if runs_model:
             self._take(self._images, client)
-
-    def _headers(self, path: str, door: Door | None) -> dict[str, str]:
-        csp = self.policy.page_csp()
-        if path.startswith("/gradio_api/file="):  # a stranger's file, should a browser ever show it as a page
-            csp = f"{_STRICT_CSP}; sandbox"
-        elif door is None or door.kind in ("rest", "probe"):
-            csp = _STRICT_CSP
-        added = {**_HEADERS, "Content-Security-Policy": csp}
-        return added if door is not None and door.kept else {**added, "Cache-Control": "no-store"}
 
 
 class _Answer:
@@ -321,6 +286,13 @@ class _Body:
             if self._came > self._door.most:
                 raise _too_large(self._door)
         return message
+
+
+def _announced(headers: Headers, door: Door) -> int:
+    """Bytes of the body; as many as it may have where its length is not told."""
+    told = headers.get("content-length", "")
+    known = told.isascii() and told.isdigit() and "transfer-encoding" not in headers
+    return int(told[:20]) if known else door.most
 
 
 def _too_large(door: Door) -> _Refusal:

@@ -34,7 +34,8 @@ _HEADER = """
 
 _HINT = """
 <p class="sg-hint">Frontal view. PNG, JPEG, TIFF or DICOM, 8 to 16 bit, up to 64 MB. Or paste a picture.
-Uploads are deleted after about {kept}; names in DICOM files are not read.</p>"""
+Uploads are deleted after about {kept}; names in DICOM files are not read.</p>
+<p class="sg-problem" id="sg-wait" role="alert" hidden></p>"""
 
 _LIMITS = """It marks opacities that look like pneumonia on frontal chest X-rays. It does not diagnose, and it misses
 faint and small findings."""
@@ -76,7 +77,7 @@ def build(desk: Desk, facts: Facts | None = None, *, public: Callable[[], str | 
         exact = gr.HTML(None, js_on_load=_read("exact.js"), visible="hidden")
         chosen = gr.JSON(visible="hidden")
         with tools:
-            compare_panel.build(desk, source=source)
+            compare_panel.build(desk, source=source, chosen=chosen)
             truth_panel.build(desk, source=source, engine=engine, chosen=chosen)
             batch_panel.build(desk, engine=engine)
             calls = _about(facts)
@@ -88,6 +89,7 @@ def build(desk: Desk, facts: Facts | None = None, *, public: Callable[[], str | 
             viewer=viewer,
             exact=exact,
             source=source,
+            chosen=chosen,
         )
 
         def arrive(request: gr.Request) -> tuple[Any, str]:

@@ -31,11 +31,16 @@ from sgmsnet.web import about, describe, form
 from sgmsnet.web.desk import Desk
 from sgmsnet.web.form import Asked, Masks, RestError
 from sgmsnet.web.gate import Gate, LockedError, client_of
+from sgmsnet.web.places import FullError, Places
 
 log = logging.getLogger(__name__)
 
 READY_KEPT_S = 5.0
 WAITING_AT_MOST = 32
+READING_EACH = 8
+"""Uploads of one client that are read at the same time, where its rate is limited."""
+_BUSY = "The server is busy; please try again shortly."
+_TOO_MANY = "Too many uploads at once; please wait until some of them have arrived."
 
 _PROBED = ["GET", "HEAD"]
 _PRINTED = "http://127.0.0.1:7860"
@@ -43,11 +48,21 @@ _PRINTED = "http://127.0.0.1:7860"
 _PAGE = Path(__file__).resolve().with_name("rest.html")
 
 
-def attach(app: FastAPI, desk: Desk, *, gate: Gate | None = None) -> None:
-    """Add the routes to a server. With a gate, all but /health and /ready want its login as HTTP Basic."""
+def attach(
+    app: FastAPI,
+    desk: Desk,
+    *,
+    gate: Gate | None = None,
+    closing: Callable[[], bool] = lambda: False,
+    reading_each: int | None = None,
+) -> None:
+    """Add the routes to a server. With a gate, all but /health and /ready want its login as HTTP Basic.
+
+    `closing` says whether the server is about to stop, and takes nothing new any more.
+    """
     guard = [Depends(_guard(gate))]
     ready = Readiness(desk)
-    app.mount("/v1", build(desk, gate=gate))
+    app.mount("/v1", build(desk, gate=gate, reading_each=reading_each))
 
     @app.api_route("/health", methods=_PROBED, include_in_schema=False)
     async def health() -> Response:
@@ -55,15 +70,16 @@ def attach(app: FastAPI, desk: Desk, *, gate: Gate | None = None) -> None:
 
     @app.api_route("/ready", methods=_PROBED, include_in_schema=False)
     def readiness() -> Response:  # not async: it runs the model
-        return JSONResponse({"status": "ready"}) if ready() else JSONResponse({"status": "not ready"}, 503)
+        yes = not closing() and ready()
+        return JSONResponse({"status": "ready"}) if yes else JSONResponse({"status": "not ready"}, 503)
 
     @app.get("/metrics", include_in_schema=False, dependencies=guard)
     def metrics() -> Response:
         return Response(desk.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def build(desk: Desk, *, gate: Gate | None = None) -> FastAPI:
-    """The application that lies under /v1."""
+def build(desk: Desk, *, gate: Gate | None = None, reading_each: int | None = None) -> FastAPI:
+    """The application that lies under /v1. One client may have `reading_each` uploads on their way; None for any."""
     api = FastAPI(
         title="SGMSNet",
         version=sgmsnet.__version__,
@@ -77,7 +93,7 @@ def build(desk: Desk, *, gate: Gate | None = None) -> FastAPI:
     )
     api.exception_handler(RestError)(_refuse)
     api.exception_handler(StarletteHTTPException)(_refuse_http)
-    api.post("/segment", summary="Segment one X-ray", openapi_extra=describe.SEGMENT)(_segment(desk))
+    api.post("/segment", summary="Segment one X-ray", openapi_extra=describe.SEGMENT)(_segment(desk, reading_each))
 
     @api.get("/models", summary="The model, its classes and engines", openapi_extra=describe.MODELS)
     def models() -> Response:
@@ -105,14 +121,17 @@ class Readiness:
         self._answer: tuple[float, bool] | None = None
 
     def __call__(self) -> bool:
-        """True or False; never raises. Those who ask while the engine runs get the last answer, and never wait."""
+        """True or False; never raises. Those who ask while the engine runs never wait: they get the last answer, and
+        False where that is old, since an engine that hangs would be ready for ever."""
         if self._asking.acquire(blocking=False):
             try:
                 if self._answer is None or time.monotonic() - self._answer[0] >= self._kept_s:
                     self._answer = time.monotonic(), self._runs()
+                return self._answer[1]
             finally:
                 self._asking.release()
-        return self._answer is not None and self._answer[1]
+        answer = self._answer
+        return answer is not None and answer[1] and time.monotonic() - answer[0] <= 2 * self._kept_s
 
     def _runs(self) -> bool:
         try:
@@ -137,20 +156,32 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
     return {"size": [height, width], "counts": [0, *counts] if mask[0, 0] else counts}
 
 
-def _segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
+def _segment(desk: Desk, reading_each: int | None) -> Callable[[Request], Awaitable[Response]]:
     workers = ThreadPoolExecutor(desk.at_once, thread_name_prefix="rest")
     most = desk.at_once + WAITING_AT_MOST
-    present = asking = 0  # changed on the event loop alone; the second has been read and wants the model
+    asking = 0  # changed on the event loop alone; these have been read and want the model
+    reading = Places(each=reading_each)
     desk.metrics.waiting("rest", lambda: max(0, asking - desk.at_once))
 
-    async def segment(request: Request) -> Response:
-        nonlocal present, asking
-        with desk.metrics.request("rest"):
-            present += 1
-            try:
-                if present > most:
-                    raise RestError(503, "The server is busy; please try again shortly.")
+    async def read(request: Request) -> Asked:
+        """Uploads that come slowly hold no place that a complete one could have: it gets its place afterwards."""
+        if asking >= most:
+            raise RestError(503, _BUSY)
+        try:
+            with reading.hold(client_of(request.client.host if request.client else "?")):
                 asked = await form.read(request)
+        except FullError as full:
+            raise (RestError(429, _TOO_MANY) if full.own else RestError(503, _BUSY)) from None
+        if asking >= most:
+            asked.upload.file.close()
+            raise RestError(503, _BUSY)
+        return asked
+
+    async def segment(request: Request) -> Response:
+        nonlocal asking
+        with desk.metrics.request("rest"):
+            try:
+                asked = await read(request)
                 loop = asyncio.get_running_loop()
                 asking += 1
                 try:
@@ -160,8 +191,6 @@ def _segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
             except RestError as error:
                 desk.metrics.error("rest", "refused" if error.status < 500 else "failed")
                 raise
-            finally:
-                present -= 1
 
     return segment
 
@@ -256,7 +285,7 @@ def _basic(header: str) -> tuple[str, str] | None:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     status, sentence = (error.status, error.sentence) if isinstance(error, RestError) else (500, str(error))
-    return JSONResponse({"error": sentence}, status, {"Retry-After": "2"} if status == 503 else None)
+    return JSONResponse({"error": sentence}, status, {"Retry-After": "2"} if status in (429, 503) else None)
 
 
 async def _refuse_http(_: Request, error: Exception) -> Response:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,7 +16,8 @@ import gradio as gr
 from sgmsnet.web import doors, layout, rest
 from sgmsnet.web.desk import Desk
 from sgmsnet.web.gate import ATTEMPTS, Gate
-from sgmsnet.web.guard import Guard, Policy
+from sgmsnet.web.guard import Guard
+from sgmsnet.web.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,13 @@ class Server:
 
         As middleware it would lie inside Gradio's own, which answers CORS by itself.
         """
-        rest.attach(app, self._desk, gate=self._gate)
+        rest.attach(
+            app,
+            self._desk,
+            gate=self._gate,
+            closing=lambda: self._guard is not None and self._guard.closing,
+            reading_each=None if self._policy.per_minute is None else rest.READING_EACH,
+        )
         self._guard = Guard(
             app.middleware_stack,
             self._policy,
@@ -111,11 +116,6 @@ class Server:
             time.sleep(0.05)
         self._page.close(verbose=False)
         return not busy
-
-
-def uploads_folder() -> Path:
-    """Where Gradio puts what visitors send; app.py has set it before Gradio was imported."""
-    return Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
 
 
 def _signed_in(app: Any, cookies: dict[str, str]) -> bool:

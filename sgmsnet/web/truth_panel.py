@@ -13,8 +13,8 @@ from PIL import Image
 from engines.base import EngineError, EngineUnavailable
 from sgmsnet.imaging import UnreadableImageError
 from sgmsnet.web import payload, truth
-from sgmsnet.web.chosen import CHOSEN
-from sgmsnet.web.compare_panel import NO_IMAGE, problem
+from sgmsnet.web.chosen import CHOSEN, missing
+from sgmsnet.web.compare_panel import problem
 from sgmsnet.web.desk import Desk, Source
 
 _HINT = """<p class="sg-note">A mask of the X-ray shown, PNG or TIFF, of the same size or shape; anything above 0
@@ -41,7 +41,7 @@ def build(desk: Desk, *, source: gr.State, engine: gr.Dropdown, chosen: gr.JSON)
         mask: str | None, name: str, kept: Source | None, engine: str, thresholds: dict[str, float] | None
     ) -> str:
         if kept is None:
-            return problem(NO_IMAGE)
+            return problem(missing(shown=thresholds is not None))
         if mask is None:
             return problem("Choose a mask first.")
         desk.metrics.action("truth")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 from pydicom import dcmread
 
 from tests.e2e.visit import (
@@ -19,9 +19,11 @@ from tests.e2e.visit import (
     DICOM,
     EXAMPLES,
     PHONE,
+    SETTLE_MS,
     OpenPage,
     coloured,
     download,
+    hold_first,
     middle_of,
     pixels,
     upload,
@@ -35,6 +37,11 @@ FORMATS = {
     "chest.tif": "TIFF",
     "chest.dcm": "DICOM",
 }
+
+
+def choose_engine(page: Page, name: str) -> None:
+    page.locator("#sg-engine input").click()
+    page.get_by_role("option", name=name).click()
 
 
 def in_format(name: str, folder: Path) -> Path:
@@ -107,6 +114,54 @@ def test_an_example_is_one_click_or_the_enter_key(open_page: OpenPage) -> None:
     upload(page, CHEST)
     wait_for_result(page, CHEST.name)
     expect(current).to_have_count(0)  # a file of the visitor's is shown, whatever its name
+
+
+def test_what_is_chosen_while_one_runs_has_its_turn_afterwards(open_page: OpenPage) -> None:
+    page = open_page()
+    tiles, let_go = page.locator(".sg-example"), hold_first(page)
+    for number in range(3):
+        tiles.nth(number).click()
+    let_go()
+    wait_for_result(page, "covid_adult_3.jpg")  # the last one, and none between
+    expect(tiles.nth(2)).to_have_attribute("aria-current", "true")
+    page.unroute_all()
+    let_go = hold_first(page)
+    tiles.first.click()
+    choose_engine(page, "onnxruntime")
+    let_go()
+    wait_for_result(page, "covid_adult_1.jpg")
+    expect(page.locator(".sv-model")).to_contain_text("onnxruntime", timeout=15000)
+    expect(page.locator(".sv-name")).to_have_text("covid_adult_1.jpg")
+
+
+def test_an_engine_that_is_chosen_while_a_file_is_on_its_way_runs_on_that_file(open_page: OpenPage) -> None:
+    page = open_page()
+    page.locator(".sg-example").nth(1).click()
+    wait_for_result(page, "covid_adult_2.jpg")
+    let_go = hold_first(page)
+    upload(page, CHEST)
+    expect(page.locator("#sg-upload input[type=file]")).to_have_count(0)
+    choose_engine(page, "onnxruntime")
+    page.wait_for_timeout(SETTLE_MS)
+    expect(page.locator(".sv-name")).to_have_text("covid_adult_2.jpg")
+    expect(page.locator(".sv-model")).not_to_contain_text("onnxruntime")
+    let_go()
+    wait_for_result(page, CHEST.name)
+    expect(page.locator(".sv-model")).to_contain_text("onnxruntime", timeout=15000)
+    expect(page.locator(".sv-name")).to_have_text(CHEST.name)
+
+
+def test_a_file_that_is_chosen_after_an_example_is_what_is_shown(open_page: OpenPage) -> None:
+    page = open_page()
+    tiles, let_go = page.locator(".sg-example"), hold_first(page)
+    tiles.first.click()
+    tiles.nth(1).click()
+    upload(page, EXAMPLES / "normal_child_1.jpg")
+    wait_for_result(page, "normal_child_1.jpg")
+    let_go()
+    wait_for_result(page, "covid_adult_1.jpg")  # it had been sent
+    page.wait_for_timeout(1000)
+    expect(page.locator(".sv-name")).to_have_text("covid_adult_1.jpg")
 
 
 def test_a_bad_file_is_one_sentence_and_the_page_keeps_working(open_page: OpenPage, tmp_path: Path) -> None:
@@ -352,7 +407,6 @@ def test_another_engine_runs_on_the_image_that_is_shown(open_page: OpenPage) -> 
     upload(page, CHEST)
     wait_for_result(page, CHEST.name)
     run = page.locator(".sv-canvas").get_attribute("data-run")
-    page.locator("#sg-engine input").click()
-    page.get_by_role("option", name="onnxruntime").click()
+    choose_engine(page, "onnxruntime")
     expect(page.locator(".sv-canvas")).not_to_have_attribute("data-run", run or "", timeout=15000)
     expect(page.locator(".sv-model")).to_contain_text("onnxruntime")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests import needs
 
@@ -41,6 +42,19 @@ def pixels(page: Page) -> np.ndarray:
     )
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
         return np.asarray(image.convert("RGBA"))
+
+
+def hold_first(page: Page) -> Callable[[], None]:
+    """Hold back the page's next call to the server, and let those after it pass; returns what lets it go."""
+    held: list[Route] = []
+    page.route(re.compile("/queue/join"), lambda route: route.continue_() if held else held.append(route))
+
+    def let_go() -> None:
+        while not held:  # it is sent a moment after what makes the page send it
+            page.wait_for_timeout(20)
+        held[0].continue_()
+
+    return let_go
 
 
 def coloured(image: np.ndarray) -> int:

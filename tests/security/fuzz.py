@@ -23,7 +23,7 @@ import httpx
 from sgmsnet import imaging
 from tests.needs import ROOT
 from tests.security import mutate, report
-from tests.security.asking import ask_page, server_memory_mb
+from tests.security.asking import ask_page, raw_request, server_memory_mb
 from tests.security.serving import Running, running
 
 INPUTS, THROUGH = 10_000, 2_000
@@ -37,7 +37,26 @@ NAMES = (
     "\U0001f480.tif",
     "con.",
     "a\u202eb.png",
+    "a\0b.png",
 )
+HEADERS = {
+    "Origin": (b"http://[", b"http://[::1", b"//", b"null", b"http://\xff", b"http://a:b:c", b"http://[v1.x]"),
+    "Content-Type": (
+        b"multipart/form-data",
+        b"multipart/form-data; boundary=",
+        b"multipart/form-data; boundary=b; charset=idna",
+        b"multipart/form-data; boundary=b; charset=\xff",
+        b"multipart/form-data; boundary=" + b"b" * 300,
+        b"application/json; charset=utf-16",
+        b"\xff/\xfe; =",
+        b"",
+    ),
+    "Content-Length": (b"-1", b"1e3", b"0x10", b"+3", b"3, 3", b"9" * 30, b"\xb2", b""),
+    "Cookie": (b"access-token=%s", b"=;=;;", b"access-token", b"\xff=\xfe", b"a=" + b"b" * 4000),
+    "Authorization": (b"Basic", b"Basic \xff", b"Basic OjpA", b"Basic YQ==", b"Bearer x", b"Basic " + b"A" * 5000),
+}
+"""Values that have no sense, from which others are made by changing bytes."""
+PATHS = ("/v1/segment", "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/call/segment", "/login")
 
 
 @dataclass
@@ -123,7 +142,7 @@ def through_server(count: int, server: Running, *, real: Path | None, seed: int 
 
 def _send(server: Running, data: bytes, dice: random.Random) -> tuple[str, str]:
     name = dice.choice(NAMES)
-    way = dice.randrange(10)
+    way = dice.randrange(11)
     if way < 5:
         answer = server.client.post("/v1/segment", files={"file": (name, data)}, params={"masks": "none"})
         return _judge("REST, file", answer)
@@ -139,9 +158,46 @@ def _send(server: Running, data: bytes, dice: random.Random) -> tuple[str, str]:
         headers = {"content-type": "application/json"}
         path = dice.choice(("/gradio_api/queue/join", "/gradio_api/call/segment", "/gradio_api/cancel"))
         return _judge("page, call", server.client.post(path, content=call, headers=headers))
+    if way == 7:  # a header is damaged, or a file name holds what no client would send
+        return _judge_raw("both, header", raw_request(server, _request(data[:2000], dice)))
     shown = ask_page(server.client, data, name=name, session=f"fuzz{dice.randrange(10**9)}")
     said = shown["error"]
     return "page, file", "" if said is None or sentence(said) else f"the page said {said!r}"
+
+
+def _request(data: bytes, dice: random.Random) -> bytes:
+    """A POST with a file, one header of which is not what it should be."""
+    field = dice.choice((b"file", b"files"))
+    name = dice.choice((b"a\0b.png", b"\0", b"a.png", b"a\xff.png"))
+    body = b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\n%s\r\n--b--\r\n' % (
+        field,
+        name,
+        data,
+    )
+    headers = {
+        "Host": b"localhost",
+        "Connection": b"close",
+        "Content-Type": b"multipart/form-data; boundary=b",
+        "Content-Length": str(len(body)).encode(),
+    }
+    damaged = dice.choice(tuple(HEADERS))
+    value = bytearray(dice.choice(HEADERS[damaged]))
+    for _ in range(dice.choice((0, 0, 1, 2))):
+        if value:
+            value[dice.randrange(len(value))] = dice.randrange(256)
+    if not (
+        damaged == "Content-Length" and value.strip().isdigit() and int(value) < 10**9
+    ):  # or it would be waited for
+        headers[damaged] = bytes(value)
+    head = b"".join(b"%s: %s\r\n" % (header.encode(), text) for header, text in headers.items())
+    return b"POST %s HTTP/1.1\r\n%s\r\n%s" % (dice.choice(PATHS).encode(), head, body)
+
+
+def _judge_raw(kind: str, answer: bytes) -> tuple[str, str]:
+    status, _, rest = answer.removeprefix(b"HTTP/1.1 ").partition(b" ")
+    if not status.isdigit() or int(status) >= 500 or b"Traceback" in rest:
+        return kind, f"{kind}: {answer[:300]!r}"
+    return kind, ""
 
 
 def _judge(kind: str, answer: httpx.Response) -> tuple[str, str]:

@@ -122,7 +122,7 @@ def main() -> int:
     logging.basicConfig(level=logging.DEBUG)
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_ANALYTICS_MAX_EVENTS="100")
     from sgmsnet.web import layout, rest
-    from sgmsnet.web.guard import Policy
+    from sgmsnet.web.policy import Policy
     from sgmsnet.web.server import Server
 
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])

@@ -168,6 +168,24 @@ def test_what_is_no_call_is_4xx(opened: Running, body: bytes) -> None:
     assert 400 <= answer.status_code < 500
 
 
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/v1/segment"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        f"multipart/form-data; boundary={'b' * 257}",
+        f"multipart/form-data; boundary={'b' * 5000}",
+        "multipart/form-data; boundary=b; charset=idna",
+        "multipart/form-data; boundary=b; charset=\xff",
+        "\xff/\xfe; =",
+    ],
+)
+def test_a_strange_content_type_is_4xx(opened: Running, path: str, kind: str) -> None:
+    answer = opened.client.post(path, content=b"--b\r\n\r\n--b--\r\n", headers={"content-type": kind.encode("latin-1")})
+    assert 400 <= answer.status_code < 500
+
+
 def test_a_function_that_there_is_not_is_404(opened: Running) -> None:
     assert opened.client.post("/gradio_api/call/nothing", json={"data": []}).status_code == 404
     assert join(opened.client, [], 12345).status_code == 404

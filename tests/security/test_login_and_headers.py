@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sgmsnet.web import guard
+from sgmsnet.web import policy
 from tests.security.asking import join, png, upload
 from tests.security.conftest import LOGIN
 from tests.security.serving import Running
@@ -54,7 +54,8 @@ def test_the_login_opens_page_and_rest(locked: Running) -> None:
 
 
 def test_other_sites_may_neither_send_nor_read(opened: Running) -> None:
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example"):
+    strange = ("http://[", "http://[::1", "http://]", "//", "")  # no address at all
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example", *strange):
         headers = {"origin": origin}
         for path in ("/gradio_api/upload", "/v1/segment", "/login", "/gradio_api/queue/join"):
             answer = opened.client.post(path, files={"file": png()}, headers=headers)
@@ -95,7 +96,7 @@ def test_every_answer_carries_the_headers(opened: Running) -> None:
 
 def test_a_space_may_be_framed_by_its_site_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPACE_ID", raising=False)
-    assert guard.frames() == ("'self'",)
+    assert policy.frames() == ("'self'",)
     monkeypatch.setenv("SPACE_ID", "someone/sgmsnet")
-    policy = guard.Policy(folder=Path("/tmp"), frames=guard.frames()).page_csp()
-    assert policy.endswith("frame-ancestors 'self' https://huggingface.co https://*.hf.space")
+    framed = policy.Policy(folder=Path("/tmp"), frames=policy.frames()).page_csp()
+    assert framed.endswith("frame-ancestors 'self' https://huggingface.co https://*.hf.space")

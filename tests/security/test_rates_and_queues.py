@@ -89,6 +89,7 @@ def test_what_runs_at_sigterm_is_finished_and_nothing_new_begins(tmp_path: Path)
             late = ask(server)
             assert (late.status_code, "about to stop" in late.text) == (503, True)
             assert int(late.headers["retry-after"]) >= 1
+            assert server.client.get("/ready").status_code == 503
             assert rest.result().status_code == 200
             assert page.result()["output"]["data"][0]["error"] is None
         assert server.process.wait(30) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
 import app
+from sgmsnet.web import uploads
 from tests.needs import ROOT
 from tests.security.serving import free_port
 
@@ -91,6 +93,28 @@ def test_a_public_link_has_its_limits(option: str, says: str, capsys: pytest.Cap
     assert app.parse(["--share", "--keep", "60", "--rate-limit", "1"]).share
 
 
+@pytest.mark.parametrize(
+    ("host", "says"), [("no-such-host.invalid", "."), ("ä" * 70, "no name of a host."), ("192.0.2.1", "assign")]
+)
+def test_another_reason_than_a_taken_port_is_told(host: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["--host", host, "--port", str(free_port())]) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"The page cannot listen on {host}, port ")
+    assert says in said
+    assert "taken" not in said
+
+
+def test_a_port_that_is_not_permitted_is_not_called_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(app.socket.socket, "bind", forbidden)
+    assert app.main(["--port", "80"]) == 1
+    assert capsys.readouterr().err == "The page cannot listen on 127.0.0.1, port 80: Permission denied.\n"
+
+
 def test_a_taken_port_is_one_sentence_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -140,7 +164,7 @@ def test_a_folder_for_uploads_that_cannot_be_written_is_one_sentence_and_exit_1(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(app.tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr(uploads.tempfile, "TemporaryDirectory", full)
     assert app.main(["--port", str(free_port())]) == 1
     assert capsys.readouterr().err == "There is no folder for uploads to be written into: No space left on device.\n"
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 import app
-from sgmsnet.web import handlers, layout, server
+from sgmsnet.web import chosen, handlers, layout, server
 from sgmsnet.web.desk import Desk, Source
-from sgmsnet.web.guard import Policy
+from sgmsnet.web.policy import Policy
 from tests.fakes import draw_xray
 from tests.security.serving import fake_desk
 
@@ -74,7 +74,7 @@ def chest(tmp_path: Path) -> Path:
 def test_a_download_is_of_the_x_ray_that_is_shown_or_refused(chest: Path, kind: str | None) -> None:
     desk = fake_desk()
     page = build(desk)
-    example = event(page, "example")(gr.EventData(None, {"name": "covid_adult_1.jpg"}), "fake")
+    example = event(page, "choose")(None, "fake", {"example": "covid_adult_1.jpg", "shown": False})
     uploaded = event(page, "segment")(str(chest), "fake")  # begun earlier, but it ends last
 
     def download(shown: dict[str, Any], kept: Source | None) -> dict[str, Any]:
@@ -96,8 +96,42 @@ def test_a_download_is_of_the_x_ray_that_is_shown_or_refused(chest: Path, kind: 
 def test_another_engine_s_result_is_the_one_that_downloads_are_of(chest: Path) -> None:
     page = build(fake_desk())
     payload, kept = event(page, "segment")(str(chest), "fake")
-    again, kept_again = event(page, "again")(kept, "fake")
+    again, kept_again = event(page, "choose")(kept, "fake", {"example": None, "shown": True})
     assert again["run"] == kept_again.run != payload["run"] == kept.run
+
+
+def test_an_image_that_is_shown_but_no_longer_kept_is_asked_for_again(chest: Path) -> None:
+    page = build(fake_desk())
+    choose, sentence = event(page, "choose"), chosen.NO_LONGER_HELD
+    payload, kept = choose(None, "fake", {"example": None, "shown": True})
+    assert (payload["error"], kept) == (sentence, None)
+    asked = {"ticket": "7", "kind": "overlay", "run": "gone", "engine": "fake", "thresholds": {}}
+    answer = event(page, "at_thresholds")(gr.EventData(None, asked), None)
+    assert (answer["error"], answer["ticket"]) == (sentence, "7")
+    thresholds = {"lungs": 0.4}
+    assert sentence in event(page, "measure")(str(chest), "lungs", None, "fake", thresholds)
+    assert sentence in list(event(page, "run", module="compare_panel")(None, thresholds))[-1]
+    # Where nothing is shown there was nothing to keep.
+    assert "Choose an X-ray first." in event(page, "measure")(str(chest), "lungs", None, "fake", None)
+    assert "Choose an X-ray first." in list(event(page, "run", module="compare_panel")(None, None))[-1]
+    for nothing in ({"example": None, "shown": False}, {"example": "", "shown": True}, None, 7, {}):
+        assert choose(None, "fake", nothing) == (gr.skip(), gr.skip())
+
+
+def test_what_is_chosen_meanwhile_has_its_turn_afterwards() -> None:
+    page = build(fake_desk())
+    [choose] = [one for one in page.fns.values() if one.fn is not None and one.fn.__name__ == "choose"]
+    assert choose.trigger_mode == "always_last"
+    assert [name for _, name in choose.targets] == ["click", "input"]
+    refused = [one for one in page.fns.values() if one.trigger_only_on_failure]
+    assert {choose._id} < {one.trigger_after for one in refused}
+
+
+def test_gradio_keeps_the_results_of_few_visitors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: dict[str, Any] = {}
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: launched.update(options) or (None, "", None))
+    in_loop(lambda: server.Server(fake_desk(), Policy(folder=tmp_path), host="127.0.0.1", port=1))
+    assert launched["state_session_capacity"] == server.SESSIONS_KEPT == 100
 
 
 def test_what_is_asked_for_beside_segmentation_is_counted(chest: Path) -> None:
@@ -105,7 +139,7 @@ def test_what_is_asked_for_beside_segmentation_is_counted(chest: Path) -> None:
     page = build(desk)
     _, kept = event(page, "segment")(str(chest), "fake")
     assert "Dice" in event(page, "measure")(str(chest), "lungs", kept, "fake", None)
-    assert "rounds" in list(event(page, "run", module="compare_panel")(kept))[-1]
+    assert "rounds" in list(event(page, "run", module="compare_panel")(kept, None))[-1]
     text = desk.metrics.text().decode()
     for action in ("truth", "compare"):
         assert f'sgmsnet_actions_total{{action="{action}"}} 1.0' in text
