@@ -101,6 +101,8 @@ def make(pipeline: Pipeline, folder: Path, *, cases: int = CASES) -> list[Case]:
     if not samples:
         raise DatasetError(f"{data_root()}: no validation image may be shown")
     found = evaluate(pipeline, samples, distances=False)
+    if found.failures:
+        raise DatasetError(found.failures[0].sentence)
     chosen = worst_cases(found.rows, cases)
     folder.mkdir(parents=True, exist_ok=True)
     tiles = [_tile(number, case, pipeline) for number, case in enumerate(chosen, start=1)]

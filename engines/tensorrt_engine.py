@@ -116,7 +116,7 @@ class _Owner:
         except (EngineError, ImportError, OSError, RuntimeError) as error:
             raise EngineUnavailable(str(error)) from error
         except _FOREIGN as error:
-            _log.error("TensorRT could not be opened", exc_info=error)  # the place in our calls that it did not take
+            _log.info("TensorRT could not be opened", exc_info=error)  # the place in our calls that it did not take
             raise EngineUnavailable(f"this TensorRT takes other calls than 8.6 to 11 do: {error}") from error
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:

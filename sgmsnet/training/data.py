@@ -194,7 +194,10 @@ def _masks_of(stem: str, folder: Path, masks: Mapping[str, str]) -> dict[str, Pa
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    """By name; a DICOM file beside a picture of its stem is that picture's original, and does not count twice."""
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    pictures = {path.stem for path in images if path.suffix.lower() in MASK_SUFFIXES}
+    return [path for path in images if path.suffix.lower() in MASK_SUFFIXES or path.stem not in pictures]
 
 
 def _group(stem: str) -> str:

@@ -56,8 +56,13 @@ FAIL = f"""() => {{
 An event that was stopped while it waited fails too, before or after the stop is answered.
 """
 
-LOST = f"() => [{{ run: String(Date.now()), error: {json.dumps(_NOT_TAKEN)} }}]"
-"""The same for the viewer, whose picture stays away when the request for it was refused."""
+LOST = f"""() => {{
+  delete document.body.dataset.sgLater;
+  delete document.querySelector(".sg-strip")?.dataset.asked;
+  return [{{ run: String(Date.now()), error: {json.dumps(_NOT_TAKEN)} }}];
+}}"""
+"""The same for the viewer, whose picture stays away when the request for it was refused; and what was chosen meanwhile
+is forgotten, as it would come up after the next thing that is asked for."""
 LOST_UPLOAD = f"() => [...({LOST})(), null]"
 """For the viewer and the drop zone, which is emptied so that it takes the next file."""
 

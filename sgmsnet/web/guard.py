@@ -122,10 +122,13 @@ class Guard:
             try:
                 held.enter_context(self._places(door, path).hold(client))
                 if door.kind == "upload" or path == "/v1/segment":
-                    await held.enter_async_context(self._room.hold(size, stays=door.kind == "upload"))
+                    whose = client if self.policy.per_minute is not None else None
+                    await held.enter_async_context(self._room.hold(size, stays=door.kind == "upload", client=whose))
             except places.FullError as full:
                 raise _Refusal(429, TOO_MANY, wait_s=2) if full.own else _Refusal(503, BUSY, wait_s=2) from None
-            except room.FullError:
+            except room.FullError as full:
+                if full.own:
+                    raise _Refusal(429, TOO_MANY, wait_s=2) from None
                 log.error("there is no room for uploads any more")
                 raise _Refusal(503, NO_ROOM, wait_s=60) from None
             await self._pass_on(scope, path, door, _Body(receive, door, answer), answer, client)
@@ -133,7 +136,9 @@ class Guard:
     def _places(self, door: Door, path: str) -> Places:
         if path.startswith("/gradio_api/heartbeat/"):  # open as long as a page is, without a result to wait for
             return self._idle
-        return self._little if door.kind == "still" and not door.most else self._work
+        # A stream waits for a result: those who share an address, all that the queue lets wait.
+        is_little = door.kind == "stream" or (door.kind == "still" and not door.most)
+        return self._little if is_little else self._work
 
     async def _pass_on(self, scope: Scope, path: str, door: Door, body: _Body, answer: _Answer, client: str) -> None:
         try:

@@ -473,7 +473,7 @@ def test_results_that_would_lie_too_deep_are_their_file_s_failure(engine: FakeEn
     source = tmp_path / "in"
     out = tmp_path / ("o" * 200)
     deep = source
-    while len(str(deep)) < os.pathconf("/", "PC_PATH_MAX") - 250:
+    while len(str(deep)) < os.pathconf("/", "PC_PATH_MAX") - 150:
         deep = deep / ("d" * 90)
     deep.mkdir(parents=True)
     Image.fromarray(draw_xray(40, 40)).save(deep / "a.png")
