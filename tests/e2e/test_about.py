@@ -23,6 +23,7 @@ def test_about_has_card_data_licence_limits_citation_and_calls(
     expect(headings.first).to_be_visible()
     for heading in headings.all():
         heading.click()
+    expect(panel.get_by_text("gradio_client").first).to_be_visible(timeout=15000)  # Gradio's code blocks come late
     page.wait_for_timeout(SETTLE_MS)
     text = panel.inner_text()
     for words in (
