@@ -36,7 +36,7 @@ def test_the_page_holds_all_it_needs_and_shows_best_median_and_worst(
     assert "95 % interval" in html
     assert "lungs 0.5, infection 0.5" in html
     table = capsys.readouterr().out
-    [line] = [line for line in table.splitlines() if "HD95" in line]
+    [line] = [line for line in table.splitlines() if "HD95, pixels" in line]
     assert f"<td>{line.split()[2]}</td>" in html, "the figures are those of the table"
 
 
