@@ -138,5 +138,6 @@ def _record() -> dict[str, Any]:
     text = RECORD.read_text(encoding="utf-8").replace('"#/$defs/', f'"{_PART}')
     record = json.loads(text)
     record.pop("$schema")
-    properties = {name: schema for name, schema in record["properties"].items() if name != "path"}  # of archives alone
+    of_files = ("path", "segmentation_error")  # which predict alone writes
+    properties = {name: schema for name, schema in record["properties"].items() if name not in of_files}
     return {**record.pop("$defs"), "Result": {**record, "properties": {**properties, "masks": _MASKS}}}
