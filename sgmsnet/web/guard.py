@@ -29,7 +29,6 @@ from sgmsnet.web.room import Room
 
 log = logging.getLogger(__name__)
 
-BUSY = "The server is busy; please try again shortly."
 TOO_MANY = "Too many requests at once; please wait until some of them are answered."
 NO_ROOM = "The server has no room for uploads at the moment; please try again later."
 WORK_EACH, STILL_EACH, IDLE_EACH = 24, 64, 8
@@ -125,7 +124,7 @@ class Guard:
                     whose = client if self.policy.per_minute is not None else None
                     await held.enter_async_context(self._room.hold(size, stays=door.kind == "upload", client=whose))
             except places.FullError as full:
-                raise _Refusal(429, TOO_MANY, wait_s=2) if full.own else _Refusal(503, BUSY, wait_s=2) from None
+                raise _Refusal(429, TOO_MANY, wait_s=2) if full.own else _Refusal(503, places.BUSY, wait_s=2) from None
             except room.FullError as full:
                 if full.own:
                     raise _Refusal(429, TOO_MANY, wait_s=2) from None

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 IN_HAND = 256
 """Requests of one kind in hand."""
+BUSY = "The server is busy; please try again shortly."
+"""What is said where no place is left for anybody."""
 
 
 class FullError(Exception):

@@ -31,7 +31,7 @@ from sgmsnet.web import about, describe, form
 from sgmsnet.web.desk import Desk
 from sgmsnet.web.form import Asked, Masks, RestError
 from sgmsnet.web.gate import Gate, LockedError, client_of
-from sgmsnet.web.places import FullError, Places
+from sgmsnet.web.places import BUSY, FullError, Places
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ READY_KEPT_S = 5.0
 WAITING_AT_MOST = 32
 READING_EACH = 8
 """Uploads of one client that are read at the same time, where its rate is limited."""
-_BUSY = "The server is busy; please try again shortly."
 _TOO_MANY = "Too many uploads at once; please wait until some of them have arrived."
 
 _PROBED = ["GET", "HEAD"]
@@ -166,15 +165,15 @@ def _segment(desk: Desk, reading_each: int | None) -> Callable[[Request], Awaita
     async def read(request: Request) -> Asked:
         """Uploads that come slowly hold no place that a complete one could have: it gets its place afterwards."""
         if asking >= most:
-            raise RestError(503, _BUSY)
+            raise RestError(503, BUSY)
         try:
             with reading.hold(client_of(request.client.host if request.client else "?")):
                 asked = await form.read(request)
         except FullError as full:
-            raise (RestError(429, _TOO_MANY) if full.own else RestError(503, _BUSY)) from None
+            raise (RestError(429, _TOO_MANY) if full.own else RestError(503, BUSY)) from None
         if asking >= most:
             asked.upload.file.close()
-            raise RestError(503, _BUSY)
+            raise RestError(503, BUSY)
         return asked
 
     async def segment(request: Request) -> Response:

@@ -286,6 +286,15 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+def _assert_auto_takes_the_next(files: ModelFiles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use_folder(monkeypatch, folder)
+    monkeypatch.setattr(select, "ranking", lambda measured=(): ("tensorrt", "onnxruntime"))
+    choice = choose("auto", files)
+    choice.engine.close()
+    assert choice.engine.info.backend == "onnxruntime"
+    assert [entry.name for entry in choice.skipped] == ["tensorrt"]
+
+
 @pytest.mark.parametrize(("spoil", "reason"), SPOILED.values(), ids=SPOILED)
 def test_a_plan_that_does_not_fit_is_refused_with_the_reason_and_auto_falls_back(
     spoil: Callable[[Path], None],
@@ -300,12 +309,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_reason_and_auto_falls_back
     with pytest.raises(EngineUnavailable, match=reason):
         _open(files, folder)
     assert not gpu.cuda.alive
-    _use_folder(monkeypatch, folder)
-    monkeypatch.setattr(select, "ranking", lambda measured=(): ("tensorrt", "onnxruntime"))
-    choice = choose("auto", files)
-    choice.engine.close()
-    assert choice.engine.info.backend == "onnxruntime"
-    assert [entry.name for entry in choice.skipped] == ["tensorrt"]
+    _assert_auto_takes_the_next(files, folder, monkeypatch)
 
 
 def test_a_tensorrt_with_other_calls_leaves_the_place_to_the_next_engine(
@@ -316,11 +320,7 @@ def test_a_tensorrt_with_other_calls_leaves_the_place_to_the_next_engine(
     with pytest.raises(EngineUnavailable, match=r"takes other calls than 8\.6 to 11 do: .*positional argument"):
         _open(files, folder)
     assert not gpu.cuda.alive
-    _use_folder(monkeypatch, folder)
-    monkeypatch.setattr(select, "ranking", lambda measured=(): ("tensorrt", "onnxruntime"))
-    choice = choose("auto", files)
-    choice.engine.close()
-    assert choice.engine.info.backend == "onnxruntime"
+    _assert_auto_takes_the_next(files, folder, monkeypatch)
 
 
 @pytest.mark.parametrize("case", ["other version", "wrong compute capability", "other module", "failed parity"])
