@@ -20,7 +20,8 @@ from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.commands.inputs import collect
 from sgmsnet.imaging import load, prepare
 
-_OPSET = 20
+_OPSETS = {"fp32": 20, "fp16": 17}
+"""By precision where none is asked for: the FP16 graph is TensorRT's, and every TensorRT from 8.6 on reads opset 17."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     onnx = commands.add_parser("onnx", help="write an ONNX graph, checked and run in ONNX Runtime")
     onnx.set_defaults(command=_onnx)
     onnx.add_argument("--output", type=Path, help="file to write (default: NAME.onnx in this folder)")
-    onnx.add_argument("--opset", type=int, help=f"default: {_OPSET}, or the largest that --jetpack can read")
+    onnx.add_argument("--opset", type=int, help="default: the largest that --jetpack can read, else 20, or 17 for fp16")
     onnx.add_argument("--jetpack", choices=tuple(JETPACKS), help="refuse a graph that its TensorRT cannot read")
     onnx.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: one mixed-precision graph for TensorRT"
@@ -133,10 +134,11 @@ def _onnx(options: argparse.Namespace) -> int:
             raise ValueError("--weights-in-place has one form: of the other options it takes --model alone")
         written = to_onnx.export_in_place(files)
     else:
+        largest = JETPACKS[options.jetpack].largest_opset if options.jetpack else _OPSETS[options.precision]
         written = to_onnx.export(
             files,
             options.output or Path(f"{files.name}{'-fp16' if options.precision == 'fp16' else ''}.onnx"),
-            opset=options.opset or (JETPACKS[options.jetpack].largest_opset if options.jetpack else _OPSET),
+            opset=options.opset or largest,
             attention=not options.no_attention,
             precision=options.precision,
             jetpack=options.jetpack,

@@ -165,9 +165,10 @@ def test_the_network_that_is_converted_stays_as_it_is(files: ModelFiles) -> None
 def test_the_command_writes_it(files: ModelFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "half.onnx"
     arguments = ["onnx", "--model", str(files.weights), "--output", str(output), "--precision", "fp16"]
-    assert main([*arguments, "--jetpack", "6.0"]) == 0
-    model = onnx.load(output)
-    assert model.opset_import[0].version == 17
-    assert {entry.key: entry.value for entry in model.metadata_props}["precision"] == "fp16"
+    for more, opset in ([], 17), (["--jetpack", "6.0"], 17), (["--jetpack", "6.2"], 20):
+        assert main([*arguments, *more]) == 0
+        model = onnx.load(output)
+        assert model.opset_import[0].version == opset, more
+        assert {entry.key: entry.value for entry in model.metadata_props}["precision"] == "fp16"
     assert main([*arguments, "--jetpack", "6.0", "--opset", "20"]) == 1
     assert "does not read opset 20" in capsys.readouterr().err
