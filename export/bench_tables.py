@@ -92,13 +92,13 @@ def roofline_tables(work: Work, peaks: Peaks, shares: Sequence[Share]) -> str:
         f"One image takes {work.operations / 1e9:.2f} GFLOP (a multiplication and an addition are two), counted from "
         f"the graph's convolutions and matrix products, and moves {moved}: {work.weights / 1e6:.1f} M weights once, "
         f"{work.activations / 1e6:.1f} M activations written and read once, without fusing.\n\n"
-        f"This machine reached {speeds} in a product of two 2048×2048 matrices with torch, and "
-        f"{peaks.bytes_per_s / 1e9:.1f} GB/s in a copy of 256 MB. Attainable is the smaller of peak and intensity "
+        f"This machine reached {speeds} in a product of two 2048×2048 matrices (FP32: the faster of torch and NumPy), "
+        f"and {peaks.bytes_per_s / 1e9:.1f} GB/s in a copy of 256 MB. Attainable is the smaller of peak and intensity "
         "times bandwidth (Williams, Waterman and Patterson, 2009); an engine that fuses layers moves fewer bytes and "
         "may exceed it."
     )
     if any(share.gflop_per_s > share.attainable_gflop_per_s for share in shares):
-        text += " Shares above 100 % say that torch's product is not the fastest that this processor can do."
+        text += " Shares above 100 % say that this product is not the fastest that this processor can do."
     head = ("engine", "precision", "batch", "GFLOP/s", "attainable", "share")
     lines = [
         (
