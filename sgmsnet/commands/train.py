@@ -10,7 +10,7 @@ from sgmsnet.commands import CommandError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options; imports nothing heavy."""
-    parser.add_argument("recipe", nargs="?", help="name of a recipe (cxr, qata-paper, lungs) or a YAML file")
+    parser.add_argument("recipe", nargs="?", help="name of a recipe (cxr, qata-paper, lungs, lungs-cpu) or a YAML file")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="right behind the recipe, as batch_size=8 phases.0.epochs=3"
     )

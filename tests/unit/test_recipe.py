@@ -48,8 +48,8 @@ def test_shipped_recipes_load_and_survive_a_round_trip(name: str) -> None:
     assert Recipe.from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict()))) == recipe
 
 
-def test_the_shipped_recipes_are_the_three_that_the_command_names() -> None:
-    assert SHIPPED == ["cxr", "lungs", "qata-paper"]
+def test_the_shipped_recipes_are_those_that_the_command_names() -> None:
+    assert SHIPPED == ["cxr", "lungs", "lungs-cpu", "qata-paper"]
 
 
 def test_the_shipped_recipe_shows_healthy_adults_more_often_than_children() -> None:
