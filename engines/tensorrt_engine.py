@@ -1,6 +1,6 @@
 """TensorRT and TensorRT for RTX: the plan in engines/built, through the named-tensor API of 8.6 to 11; no torch.
 
-It has not run on hardware yet: what holds is what tests/unit/test_tensorrt_engine.py shows with fakes of TensorRT and
+It has not run on hardware yet: what holds is what tests/unit/test_tensorrt_engine*.py show with fakes of TensorRT and
 CUDA. Not here: the calls themselves (tensorrt_session.py), building plans (`python -m export tensorrt`).
 """
 

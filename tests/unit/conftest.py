@@ -1,18 +1,24 @@
-"""Fixtures that several files of unit tests share: labelled X-rays, a fake engine to load, drawn images to train on."""
+"""Fixtures that several files of unit tests share: labelled X-rays, fakes and files to open, images to train on."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import sgmsnet
+from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.training.data import Sample
 from tests.fakes import FakeEngine
 from tests.unit.evaluating import rows, save, xray
+
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
 
 
 @pytest.fixture
@@ -41,6 +47,25 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
         lambda model, **options: Pipeline(engine, thresholds={"lungs": 0.5, "infection": 0.5}, temperature={}),
     )
     return engine
+
+
+@pytest.fixture
+def files(tiny_model: Path) -> ModelFiles:
+    return find(tiny_model)
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fsync is for, a power cut, no test can see; the jobs that test_archive_resume kills do without this."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def client() -> TestClient:
+    """REST on a fake engine."""
+    from tests.unit.rest_calls import fake_desk, serve
+
+    return serve(fake_desk())
 
 
 @pytest.fixture(scope="module")

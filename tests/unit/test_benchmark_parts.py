@@ -21,7 +21,8 @@ from export.roofline import Peaks, Work
 from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.config import ModelConfig
 from tests.fakes import FakeEngine, info_with
-from tests.unit.test_benchmark import MACHINE, QUIET, _cold
+from tests.unit.benchmarking import MACHINE, QUIET
+from tests.unit.benchmarking import cold as _cold
 
 EXAMPLE = benchmark.EXAMPLES / benchmark.IMAGE
 WORK = Work(operations=8e9, weights=28_000_000, activations=10_000_000)

@@ -1,88 +1,32 @@
-"""The command line end to end, with an engine that needs no runtime: files, records, exit codes."""
+"""predict end to end, with an engine that needs no runtime: files, records, exit codes."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-import export.__main__
-import sgmsnet
-from engines import cuda, processor, select
-from engines.artefacts import Artefact
-from engines.base import Availability, EngineUnavailable
-from engines.cuda import Gpu
-from export import cases
 from sgmsnet import overlay
-from sgmsnet.checkpoint import WeightsError
 from sgmsnet.cli import main
-from sgmsnet.commands import doctor
-from sgmsnet.commands.inputs import collect, looks_like_image, output_names
-from sgmsnet.pipeline import Pipeline
-from sgmsnet.prediction import Familiarity
 from tests.fakes import LUNG, SICK, FakeEngine, draw_xray
-from tests.needs import ROOT, data_dir
-
-SCHEMA = json.loads((ROOT / "docs" / "prediction.schema.json").read_text(encoding="utf-8"))
-
-
-SKIPPED = (
-    Availability("tensorrt", False, "the package tensorrt is not installed", None),
-    Availability("openvino", False, "it is off", "1", refused=True),
-    Availability("onnxruntime", False, "it is\tgone", "1", refused=True),
-)
+from tests.needs import ROOT
+from tests.unit.evaluating import save
+from tests.unit.predicting import SCHEMA, load_engine, predict, records, save_chest
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    """What `sgmsnet.load` opens in this test."""
-    fake = FakeEngine(refuse=99)
-
-    def load(model: str, *, engine: str = "auto", precision: str | None = None, flip: bool = False) -> Pipeline:
-        if model == "none":
-            raise WeightsError("none: there is no weights file none.safetensors")
-        if precision == "int8":
-            raise EngineUnavailable("onnxruntime: there is no int8 graph")
-        dark = {"familiarity": lambda embedding, lungs: Familiarity(0.25, False)} if model == "unfamiliar" else {}
-        skipped = SKIPPED if model == "third" else ()
-        thresholds = {"lungs": 0.5, "infection": 0.5}
-        return Pipeline(fake, thresholds=thresholds, temperature={}, flip=flip, skipped=skipped, **dark)
-
-    monkeypatch.setattr(sgmsnet, "load", load)
-    return fake
+    return load_engine(monkeypatch)
 
 
 @pytest.fixture
 def xray(tmp_path: Path) -> Path:
-    """A drawn X-ray of the model's size in a file."""
-    return save(tmp_path / "in" / "chest.png", draw_xray(sick=((0.2, 0.4, 0.4, 0.6),)))
-
-
-def save(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def records(folder: Path) -> list[dict[str, object]]:
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    result = [json.loads(line) for line in lines]
-    for record in result:
-        jsonschema.Draft202012Validator(SCHEMA).validate(record)
-    return result
-
-
-def predict(*arguments: object) -> int:
-    return main(["predict", *map(str, arguments)])
+    return save_chest(tmp_path)
 
 
 def test_predict_writes_masks_overlay_and_a_record(engine: FakeEngine, xray: Path, tmp_path: Path) -> None:
@@ -201,83 +145,6 @@ def test_one_bad_file_among_many_is_named_and_the_others_are_done(
     assert lines[1].startswith(str(folder / "e.png"))
 
 
-def test_folders_are_searched_to_their_depth_and_other_files_left_alone(engine: FakeEngine, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    save(folder / "b.PNG", draw_xray(40, 40))
-    save(folder / "deep" / "er" / "a.jpg", draw_xray(40, 40))
-    (folder / "notes.txt").write_text("no image")
-    (folder / "README").write_text("no image")
-    dicom = data_dir() / "dicom"
-    source = next(path for path in sorted(dicom.iterdir()) if path.suffix == ".dcm")
-    (folder / "IM0001").write_bytes(source.read_bytes())
-    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    assert predict(folder, "--output", folder / "out") == 0
-    first = [record["image"] for record in records(folder / "out")]
-    assert first == ["IM0001", "b.PNG", "a.jpg"]
-    assert predict(folder, "--output", folder / "out") == 0  # the first run's results are no inputs
-    assert [record["image"] for record in records(folder / "out")] == first
-
-
-UIDS = ("1.2.826.0.1.3680043.8.498.1234", "CR.1.2.840.113619.2.7", "IMG1.IMA", "b.dic")
-
-
-def test_dicom_files_in_folders_are_found_by_content_whatever_their_name(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    chest = (ROOT / "examples" / "covid_adult_1.dcm").read_bytes()
-    folder.mkdir()
-    for name in (*UIDS, "DICOMDIR", "dicomdir", "Dicomdir.dcm"):
-        (folder / name).write_bytes(chest)
-    for name in ("1.2.3", "notes.txt", "short.IMA"):
-        (folder / name).write_text("no image")
-    found = collect([folder], leave_out=tmp_path / "out")
-    assert {path.name for path in found} == {*UIDS, "Dicomdir.dcm"}
-    assert all(looks_like_image(path) for path in found)
-    # The last number of a UID stays: without it, the results of a study would be called by its series.
-    assert output_names([folder / name for name in UIDS]) == [*UIDS[:2], "IMG1", "b"]
-
-
-def test_export_takes_from_a_folder_what_predict_takes(tmp_path: Path) -> None:
-    folder = tmp_path / "in" / "deep"
-    folder.mkdir(parents=True)
-    for name in UIDS:
-        (folder / name).write_bytes((ROOT / "examples" / "covid_adult_1.dcm").read_bytes())
-    (folder / "notes.txt").write_text("no image")
-    files = SimpleNamespace(config=SimpleNamespace(height=64, width=64, classes=("lungs",)))
-    assert len(cases.read([tmp_path], files)) == len(UIDS)
-    assert export.__main__._prepared([tmp_path], files).shape == (len(UIDS), 1, 64, 64)
-
-
-def test_colliding_stems_keep_their_suffix_or_get_their_folder(engine: FakeEngine, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    for name in ("a.png", "a.jpg", "x/b.png", "y/z/b.png", "c.png"):
-        save(folder / name, draw_xray(40, 40))
-    assert predict(folder, "--output", tmp_path / "out", "--write", "masks") == 0
-    written = {path.name for path in (tmp_path / "out").glob("*_lungs.png")}
-    assert written == {f"{name}_lungs.png" for name in ("a.png", "a.jpg", "x__b", "y__z__b", "c")}
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["", "x", "y", "x/y", "x__y"]),
-            st.sampled_from(["a", "A", "b", "a.png", "x__a", "a__2"]),
-            st.sampled_from([".png", ".jpg", ".PNG", ""]),
-        ),
-        unique=True,
-    )
-)
-def test_output_names_are_all_different(parts: list[tuple[str, str, str]]) -> None:
-    files = [Path("/in") / folder / (stem + suffix) for folder, stem, suffix in parts]
-    names = output_names(files)
-    assert len({name.casefold() for name in names}) == len(files)
-    assert all("/" not in name for name in names)
-
-
-def test_a_file_given_twice_is_taken_once(xray: Path, tmp_path: Path) -> None:
-    assert collect([xray, xray.parent, xray], leave_out=tmp_path / "out") == [xray]
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -308,14 +175,6 @@ def test_bad_options_end_with_2_and_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_input_found_ends_with_2(engine: FakeEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    assert predict(tmp_path / "empty", "--output", tmp_path / "out") == 2
-    assert "No image was found" in capfd.readouterr().err
-    assert predict(tmp_path / "gone.png", "--output", tmp_path / "out") == 2
-    assert "gone.png" in capfd.readouterr().err
-
-
 def test_output_that_cannot_be_written_ends_with_2(
     engine: FakeEngine, xray: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -325,17 +184,6 @@ def test_output_that_cannot_be_written_ends_with_2(
         error = capfd.readouterr().err
         assert "could not be written" in error
         assert error.count("\n") == 1
-
-
-def test_results_never_take_the_place_of_an_input(
-    engine: FakeEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    save(tmp_path / "a.png", draw_xray(40, 40))
-    mask = save(tmp_path / "a_lungs.png", draw_xray(40, 40))
-    before = mask.read_bytes()
-    assert predict(tmp_path / "a.png", mask, "--output", tmp_path) == 2
-    assert "overwrite the input a_lungs.png" in capfd.readouterr().err
-    assert mask.read_bytes() == before
 
 
 def test_progress_is_shown_on_a_terminal_only(
@@ -361,34 +209,6 @@ def test_engines_that_were_refused_are_named_in_one_line(
     assert told == "fake runs, since these were refused: openvino (it is off); onnxruntime (it is\tgone)\n"
 
 
-def test_unknown_commands_and_none_end_with_2(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["dance"]) == 2
-    assert "invalid choice" in capfd.readouterr().err
-    assert main([]) == 2
-    assert main(["predict"]) == 2
-
-
-def test_help_lists_every_command(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    shown = capfd.readouterr().out
-    assert all(command in shown for command in ("predict", "doctor", "train", "evaluate"))
-
-
-@pytest.mark.parametrize(
-    ("command", "others"),
-    [("predict", ("doctor", "train", "evaluate")), ("doctor", ("predict", "train", "evaluate"))],
-)
-def test_help_of_one_command_imports_neither_the_others_nor_a_runtime(command: str, others: tuple[str, ...]) -> None:
-    code = (
-        "import sys; from sgmsnet.cli import main; assert main([sys.argv[1], '--help']) == 0; "
-        "print('\\n'.join(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, command], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.splitlines())
-    assert not loaded & {f"sgmsnet.commands.{other}" for other in others}
-    assert not loaded & {"torch", "gradio", "onnxruntime", "openvino", "monai"}
-
-
 def test_predict_imports_neither_torch_nor_gradio(xray: Path, tmp_path: Path) -> None:
     code = (
         "import sys, sgmsnet; from sgmsnet.cli import main; from sgmsnet.pipeline import Pipeline; "
@@ -400,72 +220,6 @@ def test_predict_imports_neither_torch_nor_gradio(xray: Path, tmp_path: Path) ->
     command = [sys.executable, "-c", code, str(xray), "--output", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert not set(done.stdout.splitlines()) & {"torch", "gradio"}
-
-
-def test_doctor_reports_engines_and_the_model(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    engines = [
-        Availability("onnxruntime", True, "", "1.32"),
-        Availability("tensorrt", False, "TensorRT is not installed", None),
-    ]
-    monkeypatch.setattr(
-        doctor, "find", lambda model: SimpleNamespace(name="m", weights=Path("m.safetensors"), sha256="ab12")
-    )
-    monkeypatch.setattr(select, "probe", lambda files, known=None: engines)
-    held = (Artefact("openvino", "int8", True, "verified on 160 images"),)
-    monkeypatch.setattr(doctor.artefacts, "held", lambda files: held)
-    assert main(["doctor"]) == 0
-    shown = capfd.readouterr().out
-    for fact in (
-        "openvino-int8: verified on 160 images",
-        "ab12",
-        "m.safetensors",
-        "onnxruntime",
-        "1.32",
-        "TensorRT is not installed",
-        "numpy",
-    ):
-        assert fact in shown
-    assert main(["doctor", "--json"]) == 0
-    report = json.loads(capfd.readouterr().out)
-    assert [(e["name"], e["available"]) for e in report["engines"]] == [
-        ("onnxruntime", True),
-        ("tensorrt", False),
-    ]
-    monkeypatch.setattr(select, "probe", lambda files, known=None: engines[1:])
-    assert main(["doctor"]) == 1
-
-
-def test_doctor_without_a_model_says_so_and_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--model", "gone.safetensors"]) == 1
-    assert "gone.safetensors" in capfd.readouterr().out
-
-
-def test_doctor_reads_what_the_system_says(tmp_path: Path) -> None:
-    cpuinfo, meminfo, tegra = tmp_path / "cpuinfo", tmp_path / "meminfo", tmp_path / "nv_tegra_release"
-    cpuinfo.write_text("model name\t: x\nflags\t\t: fpu amx_bf16 avx2 avx512_bf16\n")
-    meminfo.write_text("MemTotal:        8388608 kB\nMemFree: 1 kB\n")
-    tegra.write_text("# R36 (release), REVISION: 4.0, GCID: 1\n# more\n")
-    assert processor.flags(cpuinfo) == ("avx2", "avx512_bf16", "amx_bf16")
-    assert doctor.memory_gib(meminfo) == 8.0
-    assert doctor.jetson_release(tegra) == "R36 (release), REVISION: 4.0, GCID: 1"
-
-
-def test_doctor_names_the_gpu_and_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = tmp_path / "version"
-    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n")
-    monkeypatch.setattr(cuda, "first_gpu", lambda: Gpu("RTX", "8.9"))
-    assert doctor.gpu(driver) == "RTX, compute capability 8.9, driver 535.104.05"
-    assert doctor.gpu(tmp_path / "absent") == "RTX, compute capability 8.9, driver unknown"
-
-    def absent() -> Gpu:
-        raise EngineUnavailable("this machine has no NVIDIA driver")
-
-    monkeypatch.setattr(cuda, "first_gpu", absent)
-    assert doctor.gpu(driver) == "none: this machine has no NVIDIA driver"
-    gone = tmp_path / "gone"
-    assert (processor.flags(gone), doctor.memory_gib(gone), doctor.jetson_release(gone)) == ((), None, None)
 
 
 def test_a_folder_with_an_archive_job_is_refused_before_any_work(

@@ -19,7 +19,7 @@ from sgmsnet.dicom_seg import SegmentationError, write_segmentation
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
 from tests.fakes import FakeEngine, draw_xray
-from tests.unit.test_imaging_dicom import IMPLICIT, written
+from tests.unit.dicom_files import IMPLICIT, written
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 SECRETS = {

@@ -19,8 +19,8 @@ from sgmsnet.training.results import Evaluation, Row
 from sgmsnet.training.surface import SurfaceDistance
 from sgmsnet.training.tables import table
 from tests.fakes import draw_xray
+from tests.unit.dicom_files import made, written
 from tests.unit.evaluating import rows, save, xray
-from tests.unit.test_imaging_dicom import made, written
 
 
 def test_dice_and_iou_are_those_worked_out_by_hand(pipeline: Pipeline, two: list[Sample]) -> None:

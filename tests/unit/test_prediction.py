@@ -19,7 +19,7 @@ from sgmsnet.prediction import RECORD_KEYS, Failure, Familiarity, Prediction, fa
 from sgmsnet.web import payload
 from tests.fakes import LUNG, SICK, FakeEngine, draw_xray, info_with
 from tests.needs import ROOT
-from tests.unit.test_imaging_dicom import made, written
+from tests.unit.dicom_files import made, written
 
 SCHEMA = json.loads((ROOT / "docs" / "prediction.schema.json").read_text(encoding="utf-8"))
 

@@ -6,18 +6,12 @@ import asyncio
 import base64
 import io
 import json
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,48 +21,16 @@ from PIL import Image
 
 import sgmsnet
 from engines import select
-from engines.base import Availability
 from sgmsnet import checkpoint
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.web import form, rest
-from sgmsnet.web.desk import AT_ONCE, Desk
-from sgmsnet.web.gate import Gate
-from tests.fakes import FakeEngine, draw_xray, info_with
+from sgmsnet.web.desk import Desk
+from tests.fakes import FakeEngine
 from tests.needs import ROOT
+from tests.unit.rest_calls import CHEST, LOGIN, basic, fake_desk, png, send, serve
 
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "prediction.schema.json").read_text()))
-LOGIN = ("ward", "sécret:colon")
-
-
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
-
-
-CHEST = png(draw_xray(300, 400, sick=((0.2, 0.5, 0.4, 0.7),)))
-
-
-def fake_desk(engine: FakeEngine | None = None) -> Desk:
-    def opened(_: str) -> Pipeline:
-        return Pipeline(engine or FakeEngine(), thresholds={"lungs": 0.4}, temperature={})
-
-    known = SimpleNamespace(name="fake", available=True, reason="installed", version="1.0")
-    return Desk(opened, probe=lambda: [known], first="fake", examples=ROOT / "nowhere")
-
-
-def serve(desk: Desk, login: tuple[str, str] | None = None) -> TestClient:
-    app = FastAPI()
-    rest.attach(app, desk, gate=Gate(*login) if login else None)
-    return TestClient(app)
-
-
 SERVED = serve(fake_desk())
-
-
-@pytest.fixture
-def client() -> TestClient:
-    return serve(fake_desk())
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +42,6 @@ def tiny_desk(tiny_model: Path) -> Iterator[Desk]:
     desk = Desk(opened, probe=lambda: select.probe(files), first="onnxruntime", examples=ROOT / "nowhere")
     yield desk
     desk.pipeline("onnxruntime").close()
-
-
-def send(client: TestClient, data: bytes = CHEST, *, name: str = "chest.png", **query: str) -> Any:
-    return client.post("/v1/segment", files={"file": (name, data)}, params=query)
 
 
 def refused(answer: Any, status: int) -> str:
@@ -229,85 +187,6 @@ def test_a_failing_engine_is_500_with_one_sentence() -> None:
     assert send(client).status_code == 200
 
 
-def test_models_names_classes_thresholds_and_engines(client: TestClient) -> None:
-    (model,) = client.get("/v1/models").json()["models"]
-    assert (model["name"], model["classes"]) == ("cxr", ["lungs", "infection"])
-    assert model["thresholds"] == {"lungs": 0.4, "infection": 0.5}
-    assert [engine["name"] for engine in model["engines"]] == ["fake"]
-
-
-def test_models_and_page_tell_what_was_refused_and_how_the_engine_runs() -> None:
-    found = [Availability(name, True, "installed", "1") for name in ("fast", "fake", "spare")]
-    refused = (replace(found[0], available=False, reason="it is off", refused=True),)
-    engine = FakeEngine(info_with(notes=("runs slowly",)))
-    desk = Desk(
-        lambda name: Pipeline(engine, thresholds={}, temperature={}, skipped=refused),
-        probe=lambda: found,
-        first="auto",
-        examples=ROOT / "nowhere",
-    )
-    (model,) = serve(desk).get("/v1/models").json()["models"]
-    assert model["engine"]["notes"] == ["runs slowly"]
-    assert [(one["available"], one["reason"]) for one in model["engines"]] == [
-        (False, "it is off"),
-        (True, "installed"),
-        (True, "installed"),
-    ]
-    from sgmsnet.web import layout  # and Gradio with it
-
-    page = layout.reasons(desk)
-    assert "<dt>fast</dt><dd>it is off</dd>" in page
-    assert "<dt>fake</dt><dd>Available, version 1; runs slowly</dd>" in page
-
-
-def test_the_documentation_names_every_path_and_option_and_loads_nothing(client: TestClient) -> None:
-    described = client.get("/v1/openapi.json").json()
-    page = client.get("/v1/").text
-    assert set(described["paths"]) == {"/segment", "/models"}
-    for path in described["paths"]:
-        assert f"/v1{path}" in page
-    operation = described["paths"]["/segment"]["post"]
-    for parameter in operation["parameters"]:
-        assert parameter["name"].split(".")[0] in page
-    assert not any(tag in page for tag in ("<script", "<link", "src=", "@import"))
-
-
-@pytest.mark.parametrize("masks", ["png", "rle", "none"])
-def test_the_description_holds_for_answers_and_refusals(client: TestClient, masks: str) -> None:
-    described = client.get("/v1/openapi.json").json()
-
-    def holds(part: str, answer: Any) -> bool:
-        return Draft202012Validator({**described, "$ref": f"#/components/schemas/{part}"}).is_valid(answer)
-
-    answer = send(client, masks=masks).json()
-    assert holds("Result", answer)
-    assert not holds("Result", {**answer, "width": "wide"})
-    assert not holds("Result", {**answer, "masks": {"lungs": 7}})
-    assert holds("Models", client.get("/v1/models").json())
-    assert holds("Error", send(client, b"no image").json())
-    responses = described["paths"]["/segment"]["post"]["responses"]
-    assert {"200", "401", "415", "422", "429", "500", "503"} <= set(responses)
-    page = client.get("/v1/").text
-    assert [status for status in responses if status != "200" and status not in page] == []
-
-
-def test_the_description_names_the_login_where_there_is_one(client: TestClient) -> None:
-    assert "security" not in client.get("/v1/openapi.json").json()
-    header = {"authorization": basic(*LOGIN)}
-    described = serve(fake_desk(), LOGIN).get("/v1/openapi.json", headers=header).json()
-    (scheme,) = described["security"][0]
-    assert described["components"]["securitySchemes"][scheme] == {"type": "http", "scheme": "basic"}
-
-
-def test_the_documentation_s_calls_have_the_address_that_was_asked(client: TestClient) -> None:
-    asked = {"host": "chests.example", "x-forwarded-proto": "https"}
-    page = client.get("/v1/", headers=asked).text
-    assert "https://chests.example/v1/segment" in page
-    assert "127.0.0.1" not in page
-    strange = client.get("/v1/", headers={"host": 'a"><script>'}).text
-    assert "<script" not in strange
-
-
 def test_unknown_paths_and_methods_are_one_sentence_too(client: TestClient) -> None:
     refused(client.get("/v1/nothing"), 404)
     refused(client.get("/v1/segment"), 405)
@@ -327,176 +206,6 @@ def test_with_a_login_only_the_probes_are_open() -> None:
         header = {"authorization": wrong.encode("latin-1")}
         assert client.get("/v1/models", headers=header).status_code == 401
     refused(send(client), 401)
-
-
-def basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-def test_probes_may_ask_for_the_head_alone(client: TestClient) -> None:
-    for path in ("/health", "/ready"):
-        answer = client.head(path)
-        assert (answer.status_code, answer.text) == (200, "")
-
-
-def test_not_ready_is_503_without_detail_and_the_answer_is_kept() -> None:
-    engine = FakeEngine(refuse=0)  # the readiness image is black
-    client = serve(fake_desk(engine))
-    answers = [client.get("/ready") for _ in range(3)]
-    assert {(answer.status_code, answer.text) for answer in answers} == {(503, '{"status":"not ready"}')}
-    assert len(engine.batches) == 1
-
-
-def test_readiness_is_asked_again_after_a_while() -> None:
-    engine = FakeEngine()
-    ready = rest.Readiness(fake_desk(engine), kept_s=0)
-    assert [ready(), ready()] == [True, True]
-    assert len(engine.batches) == 2
-
-
-def test_who_cannot_look_takes_an_old_answer_for_no() -> None:
-    class Hangs(FakeEngine):
-        def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-            if self.batches:
-                began.set()
-                assert release.wait(30)
-            return super().run(images)
-
-    began, release = threading.Event(), threading.Event()
-    ready = rest.Readiness(fake_desk(Hangs()), kept_s=0.1)
-    assert ready()
-    time.sleep(0.1)
-    with ThreadPoolExecutor(1) as pool:
-        looks = pool.submit(ready)
-        try:
-            assert began.wait(30)
-            ready._kept_s = 60.0  # what is known is not old yet
-            assert ready()
-            ready._kept_s = 0.01
-            time.sleep(0.05)
-            assert not ready()
-        finally:
-            release.set()
-        assert looks.result()
-
-
-def test_a_server_that_is_about_to_stop_is_not_ready() -> None:
-    engine, closing = FakeEngine(), [False]
-    app = FastAPI()
-    rest.attach(app, fake_desk(engine), closing=lambda: closing[0])
-    client = TestClient(app)
-    assert client.get("/ready").status_code == 200
-    closing[0] = True
-    assert (client.get("/ready").status_code, client.get("/health").status_code) == (503, 200)
-    assert len(engine.batches) == 1
-
-
-class Api:
-    """/v1/segment without a server: bodies come as slowly as a test wants them to."""
-
-    def __init__(self, desk: Desk, *, reading_each: int | None) -> None:
-        self._app = rest.build(desk, reading_each=reading_each)
-
-    async def send(self, client: str, *, stalls: bool = False) -> tuple[int, dict[str, Any]]:
-        """Status and answer, for a client by its address."""
-        sent: list[Any] = []
-        body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n%s\r\n--b--\r\n' % CHEST
-
-        async def receive() -> Any:
-            if stalls:
-                await asyncio.sleep(60)
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def take(message: Any) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/segment",
-            "query_string": b"masks=none",
-            "headers": [(b"content-type", b"multipart/form-data; boundary=b")],
-            "client": (client, 1),
-        }
-        await self._app(scope, receive, take)
-        return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
-
-
-@pytest.mark.parametrize("each", [None, 3])
-def test_uploads_that_stall_hold_no_place_of_those_that_are_there(each: int | None) -> None:
-    async def run() -> Any:
-        api = Api(fake_desk(), reading_each=each)
-        stalled = [
-            asyncio.ensure_future(api.send("192.0.2.1", stalls=True)) for _ in range(AT_ONCE + rest.WAITING_AT_MOST)
-        ]
-        await asyncio.sleep(0.2)
-        try:
-            return await api.send("198.51.100.7"), await api.send("192.0.2.1")
-        finally:
-            for one in stalled:
-                one.cancel()
-            await asyncio.gather(*stalled, return_exceptions=True)
-
-    honest, same = asyncio.run(run())
-    assert honest[0] == 200
-    assert same[0] == (200 if each is None else 429)
-    if each is not None:
-        assert "at once" in same[1]["error"]
-
-
-def test_more_uploads_than_can_wait_get_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Held(FakeEngine):
-        def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-            assert release.wait(30)
-            return super().run(images)
-
-    release = threading.Event()
-    monkeypatch.setattr(rest, "WAITING_AT_MOST", 1)
-
-    async def run() -> list[int]:
-        api = Api(fake_desk(Held()), reading_each=None)
-        asked = [asyncio.ensure_future(api.send("192.0.2.1")) for _ in range(AT_ONCE + 4)]
-        while sum(one.done() for one in asked) < 3:
-            await asyncio.sleep(0.01)
-        release.set()
-        return sorted([(await one)[0] for one in asked])
-
-    assert asyncio.run(asyncio.wait_for(run(), 20)) == [200] * (AT_ONCE + 1) + [503] * 3
-
-
-def test_metrics_count_requests_errors_and_stages() -> None:
-    client = serve(fake_desk())
-    send(client)
-    send(client, b"no image")
-    text = client.get("/metrics").text
-    for line in (
-        'sgmsnet_requests_total{interface="rest"} 2.0',
-        'sgmsnet_errors_total{interface="rest",reason="refused"} 1.0',
-        'sgmsnet_stage_seconds_count{engine="fake",stage="run"} 1.0',
-        'sgmsnet_in_flight{interface="rest"} 0.0',
-    ):
-        assert line in text.splitlines()
-
-
-def test_metrics_say_how_many_requests_wait() -> None:
-    class Held(FakeEngine):
-        def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-            assert release.wait(30)
-            return super().run(images)
-
-    release = threading.Event()
-    with serve(fake_desk(Held())) as client, ThreadPoolExecutor(AT_ONCE + 3) as pool:
-        waiting = 'sgmsnet_waiting{interface="rest"} '
-        asked = [pool.submit(send, client) for _ in range(AT_ONCE + 3)]
-        try:
-            give_up = time.monotonic() + 20
-            while f"{waiting}3.0" not in (text := client.get("/metrics").text):
-                assert time.monotonic() < give_up, text
-                time.sleep(0.02)
-        finally:
-            release.set()
-        assert [answer.result().status_code for answer in asked] == [200] * len(asked)
-        assert f"{waiting}0.0" in client.get("/metrics").text
 
 
 def test_auto_and_the_engine_it_stands_for_are_one_pipeline(tiny_model: Path) -> None:
