@@ -304,6 +304,7 @@ def test_the_shipped_scoreboards_hold_the_rows_that_the_claims_need(name: str) -
         "no-spatial": {"spatial_attention": False},
         "two-memories": {"memory_stages": (4, 5)},
         "stem-skip": {"stem_skip": True},
+        "fine-stem": {"fine_stem": True},
         "deep-supervision": {"deep_supervision": True},
     }
     for row, changes in changed.items():
