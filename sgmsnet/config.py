@@ -44,7 +44,7 @@ class ModelConfig:
     spatial_attention: bool = True
     """Spatial attention after every decoder level."""
     fine_stem: bool = False
-    """Two narrow convolutions at full resolution, whose features join the stem's: texture that stride 2 does not see."""
+    """Narrow convolutions at full resolution, whose features join the stem's: texture that stride 2 does not see."""
     stem_skip: bool = False
     """A fifth decoder level at stride 2, on the output of the stem, for sharper borders."""
     deep_supervision: bool = False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,8 @@ class Standing:
     seeds: tuple[int, ...]
     summary: dict[str, Any]
     """Of all seeds' images together: patients are drawn again with all of their seeds."""
-    dice: np.ndarray
-    """Of each image, the mean over seeds, (N,)."""
-    seed_dice: tuple[float, ...]
-    """Mean over images, of each seed."""
+    dice: dict[int, np.ndarray]
+    """Of each image, (N,), by seed."""
     images: tuple[str, ...]
     groups: tuple[str, ...]
     seconds_per_step: float | None
@@ -79,15 +77,15 @@ class Standing:
     p_holm: float | None = None
     precisions: tuple[str, ...] = ()
     """What its seeds were trained in."""
-    seed_differences: tuple[float, ...] = ()
-    """To the reference with the same seed, for the seeds that both have."""
+    seed_differences: dict[int, float] = field(default_factory=dict)
+    """To the reference with the same seed, for the seeds that both have: those that were tested."""
 
     @property
     def verdict(self) -> str:
         """Of the test; "" without one."""
         if self.test is None or self.p_holm is None:
             return ""
-        return self.test.verdict(self.p_holm, self.seed_differences)
+        return self.test.verdict(self.p_holm, tuple(self.seed_differences.values()))
 
 
 def standings(
@@ -100,14 +98,22 @@ def standings(
     against = next((one for one in found if one.row.name == reference), None)
     if against is None:
         return tuple(found)
-    others = [i for i, one in enumerate(found) if one is not against and one.images == against.images]
-    tests = [paired_test(against.groups, found[i].dice, against.dice) for i in others]
-    theirs = dict(zip(against.seeds, against.seed_dice, strict=True))
-    for i, test, p in zip(others, tests, holm([test.p_value for test in tests]), strict=True):
-        own = zip(found[i].seeds, found[i].seed_dice, strict=True)
-        differences = tuple(dice - theirs[seed] for seed, dice in own if seed in theirs)
+    others = {
+        i: seeds
+        for i, one in enumerate(found)
+        if one is not against and one.images == against.images and (seeds := one.dice.keys() & against.dice.keys())
+    }
+    tests = [paired_test(against.groups, _mean(found[i], seeds), _mean(against, seeds)) for i, seeds in others.items()]
+    for (i, seeds), test, p in zip(others.items(), tests, holm([test.p_value for test in tests]), strict=True):
+        own = found[i].dice
+        differences = {seed: float(np.mean(own[seed] - against.dice[seed])) for seed in sorted(seeds)}
         found[i] = replace(found[i], test=test, p_holm=p, seed_differences=differences)
     return tuple(found)
+
+
+def _mean(one: Standing, seeds: Iterable[int]) -> np.ndarray:
+    """Of each image, over seeds, (N,)."""
+    return np.asarray(np.mean([one.dice[seed] for seed in seeds], axis=0))
 
 
 def _standing(part: Part, scores: Sequence[Score], cost: Cost) -> Standing:
@@ -120,8 +126,7 @@ def _standing(part: Part, scores: Sequence[Score], cost: Cost) -> Standing:
         row=first.row,
         seeds=tuple(score.seed for score in scores),
         summary=summary,
-        dice=np.mean([score.dice for score in scores], axis=0),
-        seed_dice=tuple(float(score.dice.mean()) for score in scores),
+        dice={score.seed: score.dice for score in scores},
         images=tuple(image.image for image in first.images),
         groups=tuple(image.sample.group for image in first.images),
         seconds_per_step=float(np.mean(times)) if times else None,
@@ -180,7 +185,7 @@ def _tables(part: Part, found: Sequence[Standing], comparison: Comparison) -> li
     main["GFLOP"] = [f"{one.cost.gflop:.2f}" for one in found]
     main["CPU, ms"] = [f"{one.cost.latency_ms:.1f}" for one in found]
     main |= {heading: [_figure(s, key, factor, digits) for s in summaries] for key, heading, factor, digits in _MAIN}
-    main["Dice of each seed"] = [", ".join(f"{100 * dice:.1f}" for dice in one.seed_dice) for one in found]
+    main["Dice of each seed"] = [", ".join(f"{100 * dice.mean():.1f}" for dice in one.dice.values()) for one in found]
     more = {"network": titles}
     for key, heading, factor, digits in _MORE:
         if any(key in summary for summary in summaries):
@@ -191,15 +196,16 @@ def _tables(part: Part, found: Sequence[Standing], comparison: Comparison) -> li
     if tests := [(one, one.test, one.p_holm) for one in found if one.test is not None and one.p_holm is not None]:
         reference = next(row.title for row in comparison.rows if row.name == comparison.reference)
         texts.append(
-            f"Dice per image against {reference}, on the same images (means over seeds); p of Wilcoxon's signed-rank "
-            f"test over patients, adjusted by Holm for the {len(tests)} tests. Better or worse takes both: an interval "
-            "of the difference that leaves out zero, and an adjusted p below 0.05."
+            f"Dice per image against {reference}, on the same images (means over the seeds that both have); p of "
+            f"Wilcoxon's signed-rank test over patients, adjusted by Holm for the {len(tests)} tests. Better or worse "
+            "takes both: an interval of the difference that leaves out zero, and an adjusted p below 0.05."
         )
         texts.append(
             _markdown(
                 {
                     "network": [one.row.title for one, _, _ in tests],
                     "difference, points": [_difference(test) for _, test, _ in tests],
+                    "seeds": [", ".join(map(str, one.seed_differences)) for one, _, _ in tests],
                     "p": [f"{test.p_value:.2g}" for _, test, _ in tests],
                     "p, adjusted": [f"{p:.2g}" for _, _, p in tests],
                     "verdict": [one.verdict for one, _, _ in tests],
@@ -255,7 +261,7 @@ def _mark(one: Standing) -> Mark:
         title=one.row.title,
         dice=one.summary["dice_per_image"],
         interval=one.summary["intervals"].get("dice_per_image"),
-        seeds=one.seed_dice,
+        seeds=tuple(float(dice.mean()) for dice in one.dice.values()),
         latency_ms=one.cost.latency_ms,
         parameters=one.cost.parameters,
     )
