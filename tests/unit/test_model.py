@@ -160,6 +160,16 @@ def test_imagenet_weights_load_by_name_with_the_colours_of_the_stem_summed() -> 
         assert torch.equal(loaded[key], state[key]), key
 
 
+def test_an_encoder_file_knows_no_fine_stem_and_leaves_it_as_it_is() -> None:
+    network = SGMSNet(replace(PAPER, fine_stem=True))
+    assert network.encoder.fine is not None
+    before = {key: value.clone() for key, value in network.encoder.fine.state_dict().items()}
+    source = SGMSNet(PAPER).encoder.state_dict()
+    load_encoder(network, source)
+    assert torch.equal(network.encoder.conv1.weight, source["conv1.weight"])
+    assert all(torch.equal(value, before[key]) for key, value in network.encoder.fine.state_dict().items())
+
+
 def test_an_encoder_that_does_not_fit_is_refused() -> None:
     state = dict(SGMSNet(PAPER).encoder.state_dict())
     with pytest.raises(ValueError, match=r"layer4\.0\.conv2\.weight"):
