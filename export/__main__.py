@@ -20,8 +20,8 @@ from sgmsnet.checkpoint import ModelFiles, find
 from sgmsnet.commands.inputs import collect
 from sgmsnet.imaging import load, prepare
 
-_OPSETS = {"fp32": 20, "fp16": 17}
-"""By precision where none is asked for: the FP16 graph is TensorRT's, and every TensorRT from 8.6 on reads opset 17."""
+_OPSETS = {"fp32": 20, "fp16": min(jetpack.largest_opset for jetpack in JETPACKS.values())}
+"""By precision where none is asked for: the FP16 graph is TensorRT's, and is to be read by all of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     onnx = commands.add_parser("onnx", help="write an ONNX graph, checked and run in ONNX Runtime")
     onnx.set_defaults(command=_onnx)
     onnx.add_argument("--output", type=Path, help="file to write (default: NAME.onnx in this folder)")
-    onnx.add_argument("--opset", type=int, help="default: the largest that --jetpack can read, else 20, or 17 for fp16")
+    opsets = ", ".join(f"{opset} in {precision.upper()}" for precision, opset in _OPSETS.items())
+    onnx.add_argument("--opset", type=int, help=f"default: the largest that --jetpack can read, else {opsets}")
     onnx.add_argument("--jetpack", choices=tuple(JETPACKS), help="refuse a graph that its TensorRT cannot read")
     onnx.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: one mixed-precision graph for TensorRT"

@@ -63,7 +63,6 @@ class Standing:
     """A row on a part, over its seeds."""
 
     row: RowConfig
-    seeds: tuple[int, ...]
     summary: dict[str, Any]
     """Of all seeds' images together: patients are drawn again with all of their seeds."""
     dice: dict[int, np.ndarray]
@@ -124,7 +123,6 @@ def _standing(part: Part, scores: Sequence[Score], cost: Cost) -> Standing:
     times = [score.seconds_per_step for score in scores if score.seconds_per_step is not None]
     return Standing(
         row=first.row,
-        seeds=tuple(score.seed for score in scores),
         summary=summary,
         dice={score.seed: score.dice for score in scores},
         images=tuple(image.image for image in first.images),
@@ -240,7 +238,7 @@ def _write_csv(path: Path, by_part: Sequence[tuple[Part, Sequence[Standing]]]) -
     for part, found in by_part:
         for one in found:
             line: dict[str, Any] = {"part": part.name, "row": one.row.name, "title": one.row.title}
-            line |= {"seeds": " ".join(map(str, one.seeds)), "images": one.summary["images"]}
+            line |= {"seeds": " ".join(map(str, one.dice)), "images": one.summary["images"]}
             line |= {"groups": one.summary["groups"], **one.cost.record(), "seconds_per_step": one.seconds_per_step}
             for key in keys:
                 low, high = one.summary["intervals"].get(key) or (None, None)
