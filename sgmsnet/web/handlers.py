@@ -91,4 +91,7 @@ def connect(
         api_visibility="private",
         **model,
     ).failure(None, None, viewer, js=LOST, **shared)
-    viewer.download(at_thresholds, source, exact, trigger_mode="multiple", **shared)
+    # The browser waits half a minute for a download: with one lane for all visitors it would give up in the queue.
+    # The lane is not that of uploads, which stand behind no download; the desk lets no more of both run than it should.
+    lane = {"concurrency_limit": desk.at_once, "concurrency_id": "download"}
+    viewer.download(at_thresholds, source, exact, trigger_mode="multiple", **lane, **shared)

@@ -54,7 +54,9 @@ def build(desk: Desk, *, source: gr.State, engine: gr.Dropdown, chosen: gr.JSON)
             return problem("The mask could not be compared; the server's log says why.")
 
     inputs = [file, which, source, engine, chosen]
-    shared: dict[str, Any] = {"show_progress_on": answer, "api_visibility": "private", "js": CHOSEN}
+    # As many at once as images, in a lane of their own: by default each would wait for the one before, whoever's it is.
+    lane = {"concurrency_limit": desk.at_once, "concurrency_id": "truth"}
+    shared: dict[str, Any] = {"show_progress_on": answer, "api_visibility": "private", "js": CHOSEN, **lane}
     file.upload(measure, inputs, answer, **shared)
     again.click(measure, inputs, answer, **shared)
     which.input(lambda mask, *rest: measure(mask, *rest) if mask else _HINT, inputs, answer, **shared)

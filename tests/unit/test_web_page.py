@@ -127,6 +127,24 @@ def test_what_is_chosen_meanwhile_has_its_turn_afterwards() -> None:
     assert {choose._id} < {one.trigger_after for one in refused}
 
 
+def test_no_visitor_s_download_or_mask_waits_for_another_s_alone() -> None:
+    desk = fake_desk(at_once=3)
+    page = build(desk)
+    lanes = {
+        (one.fn.__name__, one.concurrency_id): one.concurrency_limit
+        for one in page.fns.values()
+        if one.fn is not None and one.concurrency_id in ("model", "download", "truth")
+    }
+    named = {
+        "segment": "model",
+        "choose": "model",
+        "at_thresholds": "download",
+        "measure": "truth",
+        "<lambda>": "truth",
+    }
+    assert lanes == dict.fromkeys(named.items(), 3)
+
+
 def test_gradio_keeps_the_results_of_few_visitors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: dict[str, Any] = {}
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: launched.update(options) or (None, "", None))
