@@ -141,6 +141,15 @@ def test_controls_stand_out_from_their_background(open_page: OpenPage, scheme: s
               .map((colour) => colour.match(/[\\d.]+/g).map(Number).slice(0, 3))"""
         )
         assert contrast(border, back) >= 3, name
+    for state in ("on", "off"):
+        for toggle in page.locator(".sv-toggle i").all():
+            thumb, track = toggle.evaluate(
+                """one => [getComputedStyle(one, "::after").backgroundColor, getComputedStyle(one).backgroundColor]
+                  .map((colour) => colour.match(/[\\d.]+/g).map(Number).slice(0, 3))"""
+            )
+            assert contrast(thumb, track) >= 3, state
+            toggle.click()
+        page.wait_for_timeout(SETTLE_MS)
 
 
 # Text, its colour and what lies behind it; not what stands on a picture, or cannot be used now.
