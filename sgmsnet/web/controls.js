@@ -238,6 +238,9 @@ const readOut = (event) => {
   find(".sv-readout").textContent = inside ? [place, `grey ${at(shown.picture)}`, ...chances].join(" · ") : "";
 };
 
+// The answer stays above the controls: the style sheet lets what gets the focus scroll to below it.
+const answer = find(".sv-panel > .sv-answer");
+new ResizeObserver(() => root.style.setProperty("--answer-height", `${answer.offsetHeight}px`)).observe(answer);
 new ResizeObserver(resize).observe(canvas);
 watch("value", show);
 show();

@@ -111,6 +111,37 @@ def test_the_focus_goes_through_the_page_in_reading_order(open_page: OpenPage) -
     assert order == sorted(order)
 
 
+@pytest.mark.parametrize("height", [780, 480])
+def test_the_focus_is_never_behind_the_answer(open_page: OpenPage, height: int) -> None:
+    """WCAG 2.2, 2.4.11: going backwards, what has the focus comes in from above, where the answer stays."""
+    page = open_page(viewport={"width": 1440, "height": height})
+    upload(page, CHEST)
+    wait_for_result(page, CHEST.name)
+    page.locator(".sv-keys summary").focus()
+    visited: list[str] = []
+    while True:
+        page.keyboard.press("Shift+Tab")
+        where = page.evaluate(WHAT_LIES_OVER_THE_FOCUS)
+        if where is None:
+            break
+        name, over = where
+        visited.append(name)
+        assert over is None, (name, over)
+    assert len(visited) > 8
+
+
+# Its name, and what lies over its middle; None where the controls are left. A hidden input is seen as its label.
+WHAT_LIES_OVER_THE_FOCUS = """() => {
+  const focus = document.activeElement;
+  if (!focus.closest(".sv-controls")) return null;
+  const seen = focus.closest("label, button, select, summary");
+  const box = seen.getBoundingClientRect();
+  const top = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+  return [focus.dataset.show ?? focus.dataset.threshold ?? focus.dataset.set ?? focus.value,
+    seen.contains(top) ? null : top?.className ?? "outside the window"];
+}"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_background(open_page: OpenPage, scheme: str) -> None:
     """WCAG 2.2, 1.4.3: 4.5 to 1, for every visible text of the page; 3 to 1 for large text."""
