@@ -128,11 +128,13 @@ const windowControls = () => {
   const { top } = shown.payload.picture;
   for (const [key, index] of [["centre", 0], ["width", 1]]) {
     const range = find(`[data-set=${key}]`);
-    range.step = top / 255; // an arrow key goes as far in 16 bit as in 8
-    range.min = index * range.step;
-    range.max = top;
-    range.value = shown.window[index];
-    range.parentElement.querySelector("output").textContent = Math.round(shown.window[index]);
+    const own = shown.window[index]; // of the file, which may be wider than what its pixels reach, and lie beside them
+    const most = Math.max(top, own);
+    range.step = most / 255; // an arrow key goes as far in 16 bit as in 8
+    range.min = Math.min(index * range.step, own);
+    range.max = most;
+    range.value = own;
+    range.parentElement.querySelector("output").textContent = Math.round(own);
   }
 };
 

@@ -26,6 +26,8 @@ from tests.e2e.visit import (
     upload,
     wait_for_result,
 )
+from tests.fakes import draw_xray
+from tests.unit.dicom_files import made, written
 
 
 def test_sliders_redraw_at_once_without_asking_the_server(open_page: OpenPage) -> None:
@@ -81,6 +83,29 @@ def test_nothing_moves_under_the_finger_on_a_threshold(open_page: OpenPage, view
     expect(page.locator(".sv-approx")).to_be_visible()
     assert slider.bounding_box() == before
     assert int(re.sub(r"\D", "", outside.inner_text())) > int(re.sub(r"\D", "", at_the_models))
+
+
+def test_the_window_sliders_hold_a_window_wider_than_the_pixels_reach(open_page: OpenPage, tmp_path: Path) -> None:
+    pixels_12 = draw_xray(300, 300).astype(np.uint16) * 9  # of 12 bits, of which the brightest needs 11
+    assert pixels_12.max() < 2048
+    path = tmp_path / "chest.dcm"
+    path.write_bytes(written(made(pixels_12, WindowCenter=2048, WindowWidth=4096)))
+    page = open_page()
+    upload(page, path)
+    wait_for_result(page, "chest.dcm")
+    centre, width = page.locator("[data-set=centre]"), page.locator("[data-set=width]")
+
+    def shown() -> list[tuple[float, float]]:
+        """Where each slider stands, and the number beside it."""
+        return [(float(one.input_value()), float(one.locator("+ output").inner_text())) for one in (centre, width)]
+
+    step = 4095 / 255
+    assert shown() == [(pytest.approx(2047.5, abs=step), 2048), (pytest.approx(4095, abs=0.5), 4095)]
+    width.press("ArrowLeft")
+    centre.press("ArrowLeft")
+    for (stands, said), was in zip(shown(), (2047.5, 4095), strict=True):
+        assert stands == pytest.approx(said, abs=0.5)
+        assert 0 < was - said < 2 * step
 
 
 def test_one_side_of_the_line_is_the_bare_x_ray(open_page: OpenPage) -> None:
