@@ -39,6 +39,7 @@ __all__ = [
     "UnreadableImageError",
     "is_dicom",
     "load",
+    "load_mask",
     "prepare",
 ]
 
@@ -129,17 +130,23 @@ def load(source: Source, *, name: str | None = None) -> Radiograph:
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, _printable(name or "array"))
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        label, data = _printable(name or "upload"), bytes(source)
-    else:
-        label = _printable(name or Path(source).name)
-        data = _read_file(Path(source), label)
-    if not data:
-        raise UnreadableImageError(f"{label}: the file is empty.")
-    if len(data) > MAX_BYTES:
-        raise UnreadableImageError(_too_large(label))
+    label, data = _label_and_bytes(source, name)
     with quiet():
         return _from_bytes(data, label)
+
+
+def load_mask(path: Path) -> np.ndarray:
+    """Read a mask that a person drew, a PNG or TIFF file -> bool (H, W); raises UnreadableImageError as `load` does.
+
+    Drawn is what is not transparent, and above 0 in any channel. Strokes of one colour on nothing count whatever it is.
+    """
+    label, data = _label_and_bytes(path, None)
+    with quiet():
+        format = "DICOM" if is_dicom(data[:132]) else raster.format_of(data)
+        if format not in ("PNG", "TIFF"):
+            found = f", not {format}" if format else ""
+            raise UnreadableImageError(f"{label}: a mask must be a PNG or TIFF file{found}.")
+        return raster.decode_mask(data, format, label)
 
 
 def prepare(radiograph: Radiograph, *, height: int, width: int) -> tuple[np.ndarray, Geometry]:
@@ -190,6 +197,22 @@ def _printable(name: str) -> str:
 
 def _too_large(name: str) -> str:
     return f"{name}: the file is larger than {MAX_BYTES // 2**20} MB."
+
+
+def _label_and_bytes(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview, name: str | None
+) -> tuple[str, bytes]:
+    """What a message calls a file, and its bytes: some, and not too many."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        label, data = _printable(name or "upload"), bytes(source)
+    else:
+        label = _printable(name or Path(source).name)
+        data = _read_file(Path(source), label)
+    if not data:
+        raise UnreadableImageError(f"{label}: the file is empty.")
+    if len(data) > MAX_BYTES:
+        raise UnreadableImageError(_too_large(label))
+    return label, data
 
 
 def _read_file(path: Path, name: str) -> bytes:

@@ -5,10 +5,11 @@ Package-private: call sgmsnet.imaging.load.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageChops, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -36,6 +37,18 @@ def format_of(data: bytes) -> str | None:
 
 def decode(data: bytes, format: str, name: str) -> np.ndarray:
     """Grey pixels, upright, uint8 or uint16 (H, W); UnreadableImageError calls the file `name`."""
+    return _decoded(data, format, name, _grey)
+
+
+def decode_mask(data: bytes, format: str, name: str) -> np.ndarray:
+    """What a person has drawn, upright, bool (H, W): what is seen, and above 0 in any channel.
+
+    Drawn in one colour on nothing, black as well: all that is seen. UnreadableImageError calls the file `name`.
+    """
+    return _decoded(data, format, name, _drawn)
+
+
+def _decoded(data: bytes, format: str, name: str, plane: Callable[[Image.Image, str], np.ndarray]) -> np.ndarray:
     try:
         image: ImageFile.ImageFile = _READERS[format](BytesIO(data))  # reads the header only
         check_size(image.height, image.width, name)
@@ -46,7 +59,7 @@ def decode(data: bytes, format: str, name: str) -> np.ndarray:
             image.draft("L", None)  # the brightness is stored apart: no need to decode the colours
         with room_for(image.height, image.width):
             image.load()
-            return _upright(_grey(image, name), _orientation(image))
+            return _upright(plane(image, name), _orientation(image))
     except UnreadableImageError:
         raise
     except DECODING_ERRORS:
@@ -78,6 +91,25 @@ def _grey(image: Image.Image, name: str) -> np.ndarray:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return np.array(image.convert("L"))
+
+
+def _drawn(image: Image.Image, name: str) -> np.ndarray:
+    """Any of Pillow's modes that PNG and TIFF files have -> bool (H, W). As grey, (0, 0, 1) and black would be lost."""
+    if image.mode.startswith(("I", "F")) or (image.mode in ("1", "L", "LAB") and not image.has_transparency_data):
+        return _grey(image, name) > 0
+    red, green, blue, alpha = image.convert("RGBA").split()
+    seen = np.asarray(alpha) > 0
+    if seen.any() and not seen.all() and all(_is_one_value(np.asarray(c)[seen]) for c in (red, green, blue)):
+        return seen
+    drawn = np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue)) > 0
+    if image.mode == "P" and _is_one_value(drawn):  # labels on a background that is not black, or all of them black
+        index = np.asarray(image)
+        drawn = drawn if _is_one_value(index) else index > 0
+    return seen & drawn
+
+
+def _is_one_value(values: np.ndarray) -> bool:
+    return bool(values.min() == values.max())
 
 
 def _orientation(image: Image.Image) -> int:

@@ -36,26 +36,26 @@ class Agreement:
     found_px: int
     missed_px: int
     extra_px: int
+    remark: str
+    """What makes the figures say little, in one sentence, or nothing."""
     picture: np.ndarray
     """uint8 (h, w, 3), no side over 1024: the X-ray with FOUND, MISSED and EXTRA pixels tinted."""
 
 
 def read_mask(path: Path, *, height: int, width: int) -> np.ndarray:
-    """A PNG or TIFF of any bit depth -> bool (height, width); anything above 0 is foreground.
+    """A PNG or TIFF of any bit depth -> bool (height, width), true where imaging.load_mask finds something drawn.
 
     A mask of another size but the image's aspect is scaled to it. Raises UnreadableImageError, in one sentence.
     """
-    mask = imaging.load(path)
-    if mask.format not in ("PNG", "TIFF"):
-        raise UnreadableImageError(f"{path.name}: a mask must be a PNG or TIFF file, not {mask.format}.")
-    if abs(mask.width * height - mask.height * width) > _SAME_ASPECT * mask.height * width:
+    drawn = imaging.load_mask(path)
+    rows, columns = drawn.shape
+    if abs(columns * height - rows * width) > _SAME_ASPECT * rows * width:
         raise UnreadableImageError(
-            f"{path.name}: the mask is {mask.width} by {mask.height} pixels, but the X-ray is {width} by {height}."
+            f"{path.name}: the mask is {columns} by {rows} pixels, but the X-ray is {width} by {height}."
         )
-    foreground = mask.pixels > 0
-    if foreground.shape == (height, width):
-        return foreground
-    return np.array(Image.fromarray(foreground).resize((width, height), Image.Resampling.NEAREST))
+    if drawn.shape == (height, width):
+        return drawn
+    return np.array(Image.fromarray(drawn).resize((width, height), Image.Resampling.NEAREST))
 
 
 def judge(prediction: Prediction, truth: np.ndarray, *, name: str) -> Agreement:
@@ -78,8 +78,16 @@ def judge(prediction: Prediction, truth: np.ndarray, *, name: str) -> Agreement:
         found_px=int(counts.tp[0]),
         missed_px=int(counts.fn[0]),
         extra_px=int(counts.fp[0]),
+        remark=_remark(truth),
         picture=difference(prediction.radiograph.display, mask, truth),
     )
+
+
+def _remark(truth: np.ndarray) -> str:
+    """Often a mask that was drawn otherwise than it is read: Dice alone would look like a model that failed."""
+    if not truth.any():
+        return "The mask is empty."
+    return "The mask covers the whole image." if truth.all() else ""
 
 
 def difference(grey: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -17,8 +17,9 @@ from sgmsnet.web.chosen import CHOSEN, missing
 from sgmsnet.web.compare_panel import problem
 from sgmsnet.web.desk import Desk, Source
 
-_HINT = """<p class="sg-note">A mask of the X-ray shown, PNG or TIFF, of the same size or shape; anything above 0
-counts. You get Dice, IoU, HD95 and a picture of the differences, at the thresholds that are set.</p>"""
+_HINT = """<p class="sg-note">A mask of the X-ray shown, PNG or TIFF, of the same size or shape; what is neither
+transparent nor 0 counts, and strokes of one colour on a transparent ground, black as well. You get Dice, IoU, HD95 and
+a picture of the differences, at the thresholds that are set.</p>"""
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +82,11 @@ def render(found: truth.Agreement) -> str:
     image = escape(found.image)
     said = f"{image}: {found.missed_px} pixels of {escape(found.name)} missed, {found.extra_px} too many"
     uri = payload.jpeg_uri(Image.fromarray(found.picture))
+    remark = problem(found.remark) if found.remark else ""
     caption = f"{image}, {escape(found.name)} at threshold {found.threshold:.3g}"
     return (
         f'<div class="sg-truth"><p class="sg-caption">{caption}</p>'
-        f'<dl class="sg-figures">{terms}</dl><figure><img src="{uri}" alt="{said}">'
+        f'{remark}<dl class="sg-figures">{terms}</dl><figure><img src="{uri}" alt="{said}">'
         f'<figcaption class="sg-key">{key}</figcaption></figure></div>'
     )
 

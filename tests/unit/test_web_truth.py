@@ -11,7 +11,7 @@ from PIL import Image
 from sgmsnet.imaging import UnreadableImageError
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
-from sgmsnet.web import truth
+from sgmsnet.web import truth, truth_panel
 from tests.fakes import FakeEngine, draw_xray
 
 SICK = ((0.2, 0.4, 0.4, 0.7),)
@@ -39,6 +39,85 @@ def test_sixteen_bit_masks_are_read(tmp_path: Path) -> None:
     mask = np.zeros((30, 40), np.uint16)
     mask[5:9, 7:20] = 1
     assert truth.read_mask(save(tmp_path / "m.png", mask), height=30, width=40).sum() == 4 * 13
+
+
+WHITE, BLACK, RED, GREEN, NEARLY_BLACK = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 128, 0), (0, 0, 1)
+STROKE = np.zeros((30, 40), bool)
+STROKE[5:9, 7:20] = True
+
+
+def painted(on: tuple[int, ...], off: tuple[int, ...]) -> Image.Image:
+    """The stroke in one colour, the rest in another: RGB of three values, RGBA of four."""
+    return Image.fromarray(np.where(STROKE[..., None], on, off).astype(np.uint8))
+
+
+def indexed(on: int, off: int, *colours: tuple[int, ...], **more: int) -> Image.Image:
+    image = Image.fromarray(np.where(STROKE, on, off).astype(np.uint8))
+    image.putpalette([value for colour in colours for value in colour])
+    image.info.update(more)
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        painted(NEARLY_BLACK, BLACK),
+        painted((*BLACK, 255), (*BLACK, 0)),  # as GIMP writes it
+        painted((*BLACK, 9), (*WHITE, 0)),  # as Photoshop does: what is under nothing is white
+        painted((*RED, 255), (*WHITE, 0)),
+        painted((*WHITE, 255), (*BLACK, 255)),
+        painted((*NEARLY_BLACK, 255), (*BLACK, 255)),
+        Image.merge("LA", [Image.fromarray(np.zeros((30, 40), np.uint8)), Image.fromarray(STROKE * np.uint8(255))]),
+        indexed(1, 0, BLACK, NEARLY_BLACK),
+        indexed(1, 0, BLACK, WHITE),
+        indexed(0, 1, WHITE, BLACK),
+        indexed(1, 0, WHITE, RED),
+        indexed(1, 0, BLACK, BLACK),
+        indexed(1, 0, WHITE, BLACK, transparency=0),
+    ],
+)
+def test_what_is_drawn_is_foreground_whatever_its_colour(tmp_path: Path, image: Image.Image) -> None:
+    image.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(truth.read_mask(tmp_path / "m.png", height=30, width=40), STROKE)
+
+
+def test_of_several_colours_on_nothing_black_is_background(tmp_path: Path) -> None:
+    image = np.asarray(painted((*GREEN, 255), (*BLACK, 255))).copy()
+    image[20:] = (*WHITE, 0)
+    Image.fromarray(image).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(truth.read_mask(tmp_path / "m.png", height=30, width=40), STROKE)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (Image.new("RGBA", (400, 300), (*BLACK, 255)), "The mask is empty."),
+        (Image.new("RGBA", (400, 300), (*WHITE, 0)), "The mask is empty."),
+        (Image.new("P", (400, 300)), "The mask is empty."),
+        (Image.new("L", (400, 300), 1), "The mask covers the whole image."),
+        (Image.new("RGB", (400, 300), WHITE), "The mask covers the whole image."),
+        (painted(NEARLY_BLACK, BLACK), ""),
+    ],
+)
+def test_a_mask_without_a_border_is_told_beside_the_figures(
+    tmp_path: Path, prediction: Prediction, image: Image.Image, says: str
+) -> None:
+    image.save(tmp_path / "m.png")
+    found = truth.judge(prediction, truth.read_mask(tmp_path / "m.png", height=300, width=400), name="infection")
+    assert found.remark == says
+    page = truth_panel.render(found)
+    assert page.count('role="alert"') == bool(says)
+    assert says in page
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [(b"", "the file is empty."), (bytes(99), "a mask must be a PNG or TIFF file."), (b"\x89PNG\r\n\x1a\n", "damaged")],
+)
+def test_what_is_no_mask_is_refused_in_one_sentence(tmp_path: Path, data: bytes, says: str) -> None:
+    (tmp_path / "m.png").write_bytes(data)
+    with pytest.raises(UnreadableImageError, match=rf"^m\.png: .*{says}"):
+        truth.read_mask(tmp_path / "m.png", height=30, width=40)
 
 
 def test_a_mask_of_the_same_aspect_is_scaled(tmp_path: Path) -> None:
