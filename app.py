@@ -11,6 +11,7 @@ import argparse
 import errno
 import ipaddress
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -46,6 +47,7 @@ class Options:
     model: str
     triton_url: str | None = None
     at_once: int | None = None
+    names: tuple[str, ...] = ()
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -55,13 +57,22 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=7860, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--name",
+        type=_name,
+        action="append",
+        default=[],
+        dest="names",
+        metavar="HOST",
+        help="public name that a proxy on this machine hands on; may be given more than once",
+    )
     parser.add_argument("--share", action="store_true", help="ask Gradio for a public link (password required)")
     parser.add_argument("--auth", type=_auth, metavar="USER:PASSWORD", help="ask visitors for a password")
     parser.add_argument(
         "--rate-limit",
         type=_count,
         metavar="N",
-        help=f"images a minute and visitor, 0 for any (default: {RATE_WHEN_REACHABLE}, on this machine alone any)",
+        help=f"images a minute and visitor, 0 for any (default: {RATE_WHEN_REACHABLE}, for this machine alone any)",
     )
     parser.add_argument(
         "--keep", type=_minutes, default=60.0, metavar="MINUTES", help="delete files after (default: %(default)g)"
@@ -78,7 +89,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--precision", help="fp32, bf16, fp16 or int8, where the engine has it")
     parser.add_argument("--model", default="cxr", help="shipped model or .safetensors file (default: %(default)s)")
-    options = Options(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    options = Options(**{**given, "names": tuple(given["names"])})
     if options.share and options.keep > KEPT_WHEN_SHARED:
         parser.error(
             f"--share keeps nothing longer than an hour; give a --keep of at most {KEPT_WHEN_SHARED:g} minutes."
@@ -92,6 +104,12 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port between 1 and 65535")
     return int(text)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", text.lower()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a host's name, as in xray.example.org")
+    return text.lower().rstrip(".")
 
 
 def _count(text: str) -> int:
@@ -163,10 +181,10 @@ def proxies() -> str | None:
 
 
 def hosts(options: Options) -> frozenset[str] | None:
-    """Names the server answers to: this machine's own where it is meant for nobody else, otherwise any."""
+    """Names the server answers to: this machine's own and those it was given, unless it has a password or is open."""
     if options.share or options.auth or not _loopback(options.host):
         return None
-    return frozenset({"localhost", "127.0.0.1", "[::1]", options.host.lower()})
+    return frozenset({"localhost", "127.0.0.1", "[::1]", options.host.lower(), *options.names})
 
 
 def rate(options: Options) -> int | None:
@@ -182,8 +200,11 @@ def at_once(options: Options) -> int:
 
 
 def _reachable(options: Options) -> bool:
-    """Whether others than this machine's users may see the page."""
-    return options.share or not _loopback(options.host)
+    """Whether others than this machine's users may see the page; who asks for a password or names a host expects them.
+
+    On 127.0.0.1 they come through a proxy, and nothing else tells that there is one.
+    """
+    return options.share or bool(options.auth or options.names) or not _loopback(options.host)
 
 
 def _loopback(host: str) -> bool:

@@ -157,7 +157,7 @@ class Guard:
     def _check_host(self, headers: Headers) -> None:
         """A page elsewhere can give its own name this machine's address, and would then be let in as this page."""
         if self.policy.hosts is not None and _host_name(headers.get("host", "")) not in self.policy.hosts:
-            raise _Refusal(421, "This server answers only to names of its own machine; see --auth and --host.")
+            raise _Refusal(421, "This server answers only to names of its own machine; see --name, --auth and --host.")
 
     @staticmethod
     def _check_origin(scope: Scope, headers: Headers) -> None:

@@ -12,7 +12,9 @@ import pytest
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
 import app
-from sgmsnet.web import uploads
+from engines import select, server_address
+from sgmsnet import checkpoint
+from sgmsnet.web import desk, uploads
 from tests.needs import ROOT
 from tests.security.serving import free_port
 
@@ -32,7 +34,7 @@ def test_defaults_serve_this_machine_only() -> None:
 
 def test_every_option_is_taken() -> None:
     line = "--host 0.0.0.0 --port 80 --share --auth a:b:c --rate-limit 30 --keep 10 --engine pytorch --precision bf16"
-    options = app.parse([*line.split(), "--model", "m.safetensors"])
+    options = app.parse([*line.split(), "--model", "m.safetensors", "--name", "xray.example"])
     assert options == app.Options(
         host="0.0.0.0",
         port=80,
@@ -43,6 +45,7 @@ def test_every_option_is_taken() -> None:
         engine="pytorch",
         precision="bf16",
         model="m.safetensors",
+        names=("xray.example",),
     )
 
 
@@ -64,6 +67,9 @@ def test_every_option_is_taken() -> None:
         "--keep nan",
         "--keep inf",
         "--keep x",
+        "--name https://xray.example",
+        "--name xray.example:443",
+        "--name x/y",
     ],
 )
 def test_options_without_sense_are_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +152,24 @@ def test_who_can_be_reached_answers_to_any_name_at_a_limited_rate(line: str) -> 
     assert app.rate(app.parse([*line.split(), "--rate-limit", "7"])) == 7
     if "--share" not in line:
         assert app.rate(app.parse([*line.split(), "--rate-limit", "0"])) is None
+
+
+@pytest.mark.parametrize("line", ["--name XRay.example.org. --name chests.example", "--auth ward:word"])
+def test_behind_a_proxy_each_visitor_has_limits_and_sees_no_server_s_address(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = app.parse(line.split())
+    named = {"localhost", "127.0.0.1", "[::1]", "xray.example.org", "chests.example"}
+    assert app.hosts(options) == (None if options.auth else named)
+    assert app.rate(options) == app.RATE_WHEN_REACHABLE
+    assert app.rate(app.parse([*line.split(), "--rate-limit", "0"])) is None
+    monkeypatch.setenv(server_address.HIDDEN, "")
+    monkeypatch.setattr(app, "EXAMPLES", ROOT / "no-such-folder")
+    monkeypatch.setattr(checkpoint, "find", lambda _: None)
+    monkeypatch.setattr(desk.Desk, "warm", lambda _: None)
+    monkeypatch.setattr(select, "probe", lambda _: ())
+    app._open_desk(options)
+    assert server_address.hidden()
 
 
 def test_the_proxy_of_a_space_is_believed_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
