@@ -84,6 +84,26 @@ def stream(inputs: Sequence[Path], *, listing: Path | None, leave_out: Path) -> 
         yield from _listed(listing)
 
 
+def places(inputs: Sequence[Path], *, listing: Path | None) -> dict[str, str]:
+    """The folder that each beginning of a name stands for; "" is that of all names with no other beginning.
+
+    Two folders may hold files of the same names, as exports of a PACS do; by this they are told apart. What was named
+    by an absolute path needs none: its name is that path. Raises ArchiveError for a list that cannot be read.
+    """
+    folders = [path for path in inputs if path.is_dir()]
+    if folders == list(inputs) and len(folders) == 1 and listing is None:
+        return {"": str(folders[0].resolve())}
+    found = {f"{folder.resolve().name}/": str(folder.resolve()) for folder in folders}
+    files = (path for path in inputs if path not in folders)
+    if any(not path.is_absolute() for path in files) or (listing is not None and any(_relative(listing))):
+        found[""] = str(Path.cwd())
+    return found
+
+
+def _relative(listing: Path) -> Iterator[bool]:
+    return (not item.path.is_absolute() for item in _listed(listing))
+
+
 def _check_folders(folders: Sequence[Path]) -> None:
     real = [folder.resolve() for folder in folders]
     for index, one in enumerate(real):

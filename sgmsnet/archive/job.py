@@ -79,14 +79,12 @@ def run(options: Options, pipeline: Pipeline, encode: Encode, *, settings: Setti
     _check(options)
     output.mkdir(parents=True, exist_ok=True)
     refuse_plain_records(output)
-    _agree(output / SETTINGS, settings)
+    _agree(output / SETTINGS, settings, files.places(options.inputs, listing=options.listing))
     with Log(output, options.shard, retry=options.retry) as log:
         parts = output / f"{_PARTS}{options.shard.label}"
         _clear(output, parts)
         total = _counted(options)
         progress = Progress(total, before=log.own, every_s=LINE_EVERY_S)
-        for path in log.kept:
-            progress.say(f"The failures in {path} are not tried again: another job is writing it.")
         try:
             for record, sentence in _work(options, pipeline, encode, log, parts, progress.say):
                 progress.step(failed=failed(record))
@@ -197,23 +195,39 @@ def _check(options: Options) -> None:
             raise ArchiveError(f"The results cannot lie among the inputs in {path}; choose another --output.")
 
 
-def _agree(path: Path, settings: Settings) -> None:
-    """Write what a folder's results have in common, or raise ArchiveError where it was begun with other options."""
+def _agree(path: Path, settings: Settings, places: Mapping[str, str]) -> None:
+    """Write what a folder's results have in common, or raise ArchiveError where it was begun with other options.
+
+    Also for files of another place that have the names of those that are done: they would be taken for these.
+    """
     wanted = json.loads(json.dumps(asdict(settings)))
     if not path.is_file():
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)  # of several shards that begin together the last one's stays, and all read it
-        sync_folder(path.parent)
+        _write(path, {**wanted, "places": places})
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         different = [name for name, value in wanted.items() if found[name] != value]
+        known = {**places, **found.get("places", {})}
     except (ValueError, KeyError, TypeError) as error:
         raise ArchiveError(f"{path} is not what an archive job writes; choose another --output.") from error
     if different:
         raise ArchiveError(
             f"{path.parent} was begun with another {' and '.join(different)}; choose another --output to begin anew."
         )
+    for front, place in places.items():
+        if known[front] != place:
+            raise ArchiveError(
+                f"{path.parent} holds the results of {known[front]}; choose another --output for {place}, or if the "
+                f"files were moved there, write it into {path.name}."
+            )
+    if known != found.get("places"):
+        _write(path, {**found, "places": known})
+
+
+def _write(path: Path, settings: Mapping[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)  # of several shards that begin together the last one's stays, and all read it
+    sync_folder(path.parent)
 
 
 def _counted(options: Options) -> Future[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ PATTERN = "predictions*.jsonl"
 GROUP, GROUP_S = 64, 1.0
 """A group of records is written to the disk at once, when there are so many or the first has waited so long."""
 LOCK_WAIT_S, RETRY_WAIT_S = 2.0, 30.0
-"""For a lock that another job holds for a moment: of the shard's own list, and of all lists with failures to retry."""
+"""For a lock that another job holds for a moment only; with retry, to take failures out of old lists."""
 
 
 class Log:
@@ -31,13 +32,11 @@ class Log:
     def __init__(self, folder: Path, shard: Shard, *, retry: bool = False) -> None:
         """Lock it, mend its end, read what is done; raises ArchiveError when another job writes it.
 
+        A job of another number of shards that runs now would do files of this one too, so its lists are refused alike.
         With `retry`, the shard's failures are taken out of all lists of the folder, so that they are tried again.
         """
         self.path = folder / f"predictions{shard.label}.jsonl"
-        lock = try_lock(self.path, wait_s=LOCK_WAIT_S)
-        if lock is None:
-            raise ArchiveError(f"Another job is writing {self.path}.")
-        self._lock = lock
+        self._lock = _lock(self.path, wait_s=LOCK_WAIT_S)
         self._stream: IO[bytes] | None = None
         self._lines: list[bytes] = []
         self._folders: set[Path] = set()
@@ -45,12 +44,14 @@ class Log:
         self._done: set[bytes] = set()
         self.own = self.failed = 0
         """Records of the shard's files, whichever list they are in, and those among them that are failures."""
-        self.kept: list[Path] = []
-        """Lists whose failures could not be taken out, since another job writes them."""
         try:
             _mend(self.path)
             if retry:
-                self._forget_failures(folder, shard)
+                _drop_failures(self.path, shard)
+            for path in _of_other_shards(folder, shard):
+                with _lock(path, wait_s=RETRY_WAIT_S if retry else LOCK_WAIT_S):
+                    if retry:
+                        _drop_failures(path, shard)
             self._remember(folder, shard)
             self._stream = self.path.open("ab")
         except BaseException:
@@ -102,20 +103,6 @@ class Log:
         self._lines.clear()
         self._folders.clear()
 
-    def _forget_failures(self, folder: Path, shard: Shard) -> None:
-        give_up = time.monotonic() + RETRY_WAIT_S
-        for path in sorted(folder.glob(PATTERN)):
-            with path.open("rb") as lines:
-                if not any(_to_retry(line, shard) for line in lines):
-                    continue
-            if path == self.path:
-                _drop_failures(path, shard)
-            elif lock := try_lock(path, wait_s=give_up - time.monotonic()):
-                with lock:
-                    _drop_failures(path, shard)
-            else:
-                self.kept.append(path)
-
     def _remember(self, folder: Path, shard: Shard) -> None:
         for record in read(folder.glob(PATTERN)):
             self._done.add(digest(record["path"]))
@@ -147,8 +134,19 @@ def _to_retry(line: bytes, shard: Shard) -> bool:
     return record is not None and failed(record) and shard.holds(record["path"])
 
 
+def _of_other_shards(folder: Path, shard: Shard) -> list[Path]:
+    """The done-lists of other numbers of shards; those of this number hold no file of this shard."""
+    own = re.compile(r"predictions\.jsonl" if shard.of == 1 else rf"predictions-\d+-of-{shard.of}\.jsonl")
+    return sorted(path for path in folder.glob(PATTERN) if not own.fullmatch(path.name))
+
+
 def _drop_failures(path: Path, shard: Shard) -> None:
     """Put a list in the place of one that this process has locked; if it is killed, one of the two is there, whole."""
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        if not any(_to_retry(line, shard) for line in lines):
+            return
     _mend(path)
     new = path.with_suffix(".part")
     with new.open("wb") as stream, path.open("rb") as lines:
@@ -213,6 +211,13 @@ def _loaded(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _lock(path: Path, *, wait_s: float) -> IO[bytes]:
+    lock = try_lock(path, wait_s=wait_s)
+    if lock is None:
+        raise ArchiveError(f"Another job is writing {path}.")
+    return lock
 
 
 def try_lock(path: Path, *, wait_s: float = 0.0) -> IO[bytes] | None:

@@ -65,6 +65,42 @@ def test_results_of_other_options_are_not_mixed(
     assert error.count("\n") == 1
 
 
+def test_files_of_another_folder_with_the_same_names_are_not_taken_for_done(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Exports of a PACS are numbered alike: January's results must not stand for February's."""
+    january, february = tmp_path / "a" / "month", tmp_path / "b" / "month"
+    names, out = archive(january, 3), tmp_path / "out"
+    archive(february, 3)
+    assert predict(january, "--archive", "--output", out) == 0
+    assert predict(february, "--archive", "--output", out) == 2
+    error = capfd.readouterr().err
+    assert f"holds the results of {january}; choose another --output for {february}" in error
+    monkeypatch.chdir(january)
+    (tmp_path / "list.txt").write_text("0/x0.png\n")
+    assert predict("--list", tmp_path / "list.txt", "--output", out) == 0, "the same folder, by another way"
+    monkeypatch.chdir(february)
+    assert predict("--list", tmp_path / "list.txt", "--output", out) == 2
+    assert predict("0/x0.png", "--archive", "--output", out) == 2
+    assert {record["path"] for record in records(out)} == names
+    (tmp_path / "list.txt").write_text(f"{february / '0' / 'x0.png'}\n")
+    assert predict("--list", tmp_path / "list.txt", "--output", out) == 0, "an absolute path is its own name"
+    assert len(records(out)) == 4
+
+
+def test_folders_are_added_to_a_job_and_told_apart_by_name(
+    engine: FakeEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a/one", "a/two", "a/three", "b/two"):
+        archive(tmp_path / name, 2)
+    out = tmp_path / "out"
+    assert predict(tmp_path / "a/one", tmp_path / "a/two", "--archive", "--output", out) == 0
+    assert predict(tmp_path / "a/two", tmp_path / "a/three", "--archive", "--output", out) == 0
+    assert predict(tmp_path / "a/three", tmp_path / "b/two", "--archive", "--output", out) == 2
+    assert f"holds the results of {tmp_path / 'a/two'}" in capfd.readouterr().err
+    assert sum(engine.batches) == len(records(out)) == 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgmsnet.archive import ArchiveError
+from sgmsnet.archive import ArchiveError, log
 from sgmsnet.archive.files import Item, Shard, stream
 from sgmsnet.archive.log import Log, read
 from sgmsnet.archive.table import write_csv, write_parquet
@@ -47,22 +47,38 @@ def test_nothing_lies_outside_the_output_whatever_the_list_says(
 def test_two_jobs_do_not_write_one_list(tmp_path: Path) -> None:
     with Log(tmp_path, Shard()), pytest.raises(ArchiveError, match="Another job"):
         Log(tmp_path, Shard())
-    with Log(tmp_path, Shard()), Log(tmp_path, Shard(1, 2)):
+    with Log(tmp_path, Shard(1, 2)), Log(tmp_path, Shard(2, 2)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("running", "begun"), [(Shard(1, 2), Shard()), (Shard(), Shard(2, 2)), (Shard(1, 2), Shard(1, 3))]
+)
+@pytest.mark.parametrize("retry", [False, True])
+def test_no_job_runs_beside_one_of_another_number_of_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: Shard, begun: Shard, retry: bool
+) -> None:
+    """They would do the same files, and each would have two records."""
+    monkeypatch.setattr(log, "LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr(log, "RETRY_WAIT_S", 0.0)
+    with Log(tmp_path, running) as job, pytest.raises(ArchiveError, match=f"Another job is writing .*{job.path.name}"):
+        Log(tmp_path, begun, retry=retry)
+    with Log(tmp_path, begun, retry=retry):
         pass
 
 
 @pytest.mark.parametrize("torn", [b'{"path": "b.png", "er', b"\0" * 40, b'{"path": 1}\n', b"\0\0\n\0"])
 def test_a_torn_end_is_cut_away_and_damage_within_is_told(tmp_path: Path, torn: bytes) -> None:
-    with Log(tmp_path, Shard()) as log:
-        assert log.take("a.png")
-        log.add("a.png", EMPTY_RECORD, tmp_path)
+    with Log(tmp_path, Shard()) as job:
+        assert job.take("a.png")
+        job.add("a.png", EMPTY_RECORD, tmp_path)
     path = tmp_path / "predictions.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    with Log(tmp_path, Shard()) as log:
+    with Log(tmp_path, Shard()) as job:
         assert path.read_bytes() == whole
-        assert not log.take("a.png")
-        assert log.take("b.png")
+        assert not job.take("a.png")
+        assert job.take("b.png")
     path.write_bytes(whole + torn.rstrip(b"\n") + b"\n" + whole)
     with pytest.raises(ArchiveError, match="damaged"):
         Log(tmp_path, Shard())
@@ -72,11 +88,11 @@ def test_a_table_has_a_column_for_every_value_and_parquet_their_types(tmp_path: 
     pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
-    with Log(tmp_path, Shard()) as log:
-        log.add(
+    with Log(tmp_path, Shard()) as job:
+        job.add(
             "=a.png", {"image": "=a.png", "areas": {"lungs": 3}, "both": [0.5, 1], "ok": True, "error": None}, tmp_path
         )
-        log.add("b.png", {"image": "b.png", "areas": None, "both": None, "ok": None, "error": "no"}, tmp_path)
+        job.add("b.png", {"image": "b.png", "areas": None, "both": None, "ok": None, "error": "no"}, tmp_path)
     logs = [tmp_path / "predictions.jsonl"]
     with write_csv(logs, tmp_path / "t.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
