@@ -18,6 +18,7 @@ from engines.base import EngineError, EngineUnavailable
 
 _MAJOR, _MINOR, _MULTIPROCESSORS = 75, 76, 16  # CUdevice_attribute; the first two are the compute capability
 _TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
+_NON_BLOCKING = 1  # cudaStreamNonBlocking
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class CudaPython:
         self._device: list[int] = []
         self._host: list[int] = []
         self._graphs: list[Any] = []
-        self._stream: Any = self._call("cudaStreamCreate")
+        # Non-blocking: while a blocking stream is captured, what others put on the legacy stream fails, as torch does.
+        self._stream: Any = self._call("cudaStreamCreateWithFlags", _NON_BLOCKING)
         self.stream = int(self._stream)
 
     def allocate(self, size: int) -> int:
@@ -128,7 +130,7 @@ class CudaPython:
 
     def capture(self, work: Callable[[], None]) -> Any:
         """See Cuda."""
-        # Of this thread alone: what others ask of CUDA meanwhile, as torch may, spoils nothing.
+        # Of this thread alone: what other threads ask of CUDA meanwhile, as to allocate memory, spoils nothing.
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self._stream, mode)
         try:
@@ -136,7 +138,11 @@ class CudaPython:
         except BaseException:
             self._leave_capture()
             raise
-        graph = self._call("cudaStreamEndCapture", self._stream)
+        try:
+            graph = self._call("cudaStreamEndCapture", self._stream)
+        except EngineError:
+            self._api.cudaGetLastError()  # or a later call would be told of it
+            raise
         try:
             executable = self._call("cudaGraphInstantiate", graph, 0)
         finally:

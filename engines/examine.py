@@ -19,10 +19,15 @@ _BY_ITSELF = {"openvino": ("bf16", "fp32"), "onnxruntime": ("fp32",), "pytorch":
 """Precisions that an engine takes unasked, best first; one that has a verdict is one that this machine has."""
 
 
-def plan(model: ModelFiles, runtime: Runtime) -> None:
-    """Raise EngineUnavailable unless a plan fits, is whole and did not fail, and CUDA can be reached from Python."""
+def plan(model: ModelFiles, runtime: Runtime, version: str | None = None) -> None:
+    """Raise EngineUnavailable unless a plan fits, is whole and did not fail, and CUDA can be reached from Python.
+
+    `version` is the installed runtime's, where that is known; plans are of one version only.
+    """
 
     def check(plan: FittingPlan) -> None:
+        if version is not None:
+            manifest.check_version(plan.manifest, version)
         manifest.check_artefact(plan.folder, plan.manifest)
         found = verdicts.read(plan.folder) or {}
         same = (found.get("model_sha256"), found.get("runtime_version"), found.get("device"))

@@ -56,6 +56,8 @@ class OnnxRuntimeEngine:
             raise EngineUnavailable(f"onnxruntime cannot be imported: {error}") from error
         precision = precision or "fp32"
         gpu = _gpu(onnxruntime.get_available_providers(), precision, device)
+        if gpu and hasattr(onnxruntime, "preload_dlls"):  # CUDA and cuDNN of pip's packages; from 1.21 on
+            onnxruntime.preload_dlls()
         self._errors = _errors()
         name, version = Path(model.name).name, onnxruntime.__version__
         folder = plan_folder(built, name, "onnxruntime", precision)
@@ -64,10 +66,12 @@ class OnnxRuntimeEngine:
             _refuse_unverified(folder, model, version=version, device=on)
         cache = folder / _cache_name(model, version=version, gpu=gpu[1] if gpu else "")
         self._session: Any = self._open(onnxruntime, graph, _providers(gpu, precision, cache))
+        notes: tuple[str, ...] = ()
         if gpu and gpu[0] not in self._session.get_providers():
+            failed = f"onnxruntime's {_NAMES[gpu[0]]} provider did not start on this machine"
             if device == "cuda" or precision == "fp16":
-                raise EngineUnavailable(f"onnxruntime's {_NAMES[gpu[0]]} provider did not start on this machine")
-            on = "CPU"
+                raise EngineUnavailable(failed)
+            on, notes = "CPU", (f"runs on the CPU, since {failed}",)
         self.info = describe(
             model,
             backend="onnxruntime",
@@ -76,6 +80,7 @@ class OnnxRuntimeEngine:
             version=version,
             outputs={output.name for output in self._session.get_outputs()},
             started=started,
+            notes=notes,
         )
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:

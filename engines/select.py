@@ -57,7 +57,7 @@ def _tensorrt(runtime: Runtime) -> _Runtime:
         DISTRIBUTIONS[runtime],
         lambda model: fitting_plan(model, runtime),
         open_it,
-        lambda model, name, version: examine.plan(model, runtime),
+        lambda model, name, version: examine.plan(model, runtime, version),
     )
 
 

@@ -1,7 +1,8 @@
 """Deserialise a plan in a process of its own: `python -m engines.tensorrt_check MODULE PLAN VERSION`.
 
-A damaged or foreign plan may end the process that opens it. Exit status 0 and the runtime's version on stdout, or 1 and
-one sentence on stderr. A plan of another version than the runtime's is not opened: the caller compares the two.
+A damaged or foreign plan may end the process that opens it. Exit status 0 and the runtime's version in the last line of
+stdout, or 1 and one sentence on stderr; before that, TensorRT's logger writes to stdout too. A plan of another version
+than the runtime's is not opened: the caller compares the two.
 """
 
 from __future__ import annotations
@@ -32,8 +33,15 @@ def check_plan(module: str, plan: Path, *, built_by: str) -> str:
         raise EngineUnavailable(f"{module} ended with signal {-done.returncode} when it opened {plan}")
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise EngineUnavailable(said[-1] if said else f"{module} could not open {plan}")
-    return done.stdout.strip()
+        because = f" ({reason})" if (reason := _last_error(done.stdout)) else ""
+        raise EngineUnavailable((said[-1] if said else f"{module} could not open {plan}") + because)
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def _last_error(stdout: str) -> str:
+    """What TensorRT's logger said last, in a line as "[11/27/2026-21:17:13] [TRT] [E] cudaError 35: ..."."""
+    errors = [line.partition("[E]")[2] for line in stdout.splitlines() if "[E]" in line]
+    return errors[-1].strip(" .") if errors else ""
 
 
 def main(module: str, plan: str, built_by: str) -> int:
@@ -49,7 +57,9 @@ def main(module: str, plan: str, built_by: str) -> int:
         return 0
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(content)
     if engine is None:
-        print(f"{module} {trt.__version__} refuses {plan}: it is damaged, or for another GPU", file=sys.stderr)
+        print(
+            f"{module} {trt.__version__} refuses {plan}: it is damaged, or not for this GPU and driver", file=sys.stderr
+        )
         return 1
     print(trt.__version__)
     return 0

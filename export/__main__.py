@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.base import EngineError, EngineUnavailable
 from engines.manifest import BUILT
-from engines.plans import plan_folder
+from engines.plans import Runtime, plan_folder
 from export import ExportError, benchmark, capacity_command
 from export.jetpack import JETPACKS
 from export.machine import ROOT
@@ -151,16 +151,19 @@ def _onnx(options: argparse.Namespace) -> int:
 def _tensorrt(options: argparse.Namespace) -> int:
     from export import to_tensorrt
 
+    runtime: Runtime = "tensorrt-rtx" if options.rtx else "tensorrt"
     folder = to_tensorrt.build(
         find(options.model, check_graph=False),
-        runtime="tensorrt-rtx" if options.rtx else "tensorrt",
+        runtime=runtime,
         precision=options.precision,
         graph=options.graph,
         compute_capabilities=options.compute_capability,
         workspace_mb=options.workspace_mb,
         report=lambda line: print(line, flush=True),
     )
-    print(f"{folder}: built, and not yet run; `python -m export verify` compares it with PyTorch")
+    compare = f"--model {options.model} --engine {runtime} --precision {options.precision}"
+    where = "on its GPU, " if options.compute_capability else ""
+    print(f"{folder}: built, and not yet run; {where}`python -m export verify {compare}` compares it with PyTorch")
     return 0
 
 
@@ -181,7 +184,8 @@ def _triton(options: argparse.Namespace) -> int:
         ),
         warm_up=_prepared([image], files)[0],
     )
-    print(f"{written}: serve it with `tritonserver --model-repository {options.output}`")
+    only = ", whose TensorRT must be of the version that built the plan" if options.platform == "tensorrt" else ""
+    print(f"{written}: serve it with `tritonserver --model-repository {options.output}`{only}")
     return 0
 
 

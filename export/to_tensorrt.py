@@ -183,7 +183,7 @@ def _graph(files: ModelFiles, given: Path | None, target: Path, *, precision: Pr
         to_onnx.export(files, target, opset=opset, precision=precision)
     else:
         check_graph(given, files, precision=precision, largest_opset=opset)
-        shutil.copyfile(given, target)
+        onnx.save(onnx.load(given), target)  # with its weights, which cxr.onnx leaves in the file beside it
 
 
 def _put_in_place(scratch: Path, folder: Path) -> None:

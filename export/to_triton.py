@@ -17,7 +17,7 @@ import numpy as np
 from engines import manifest
 from engines.graph import usable_graph
 from engines.manifest import BUILT, ManifestError
-from engines.plans import build_command, plan_folder
+from engines.plans import PRECISIONS, build_command, plan_folder
 from export import ExportError
 from sgmsnet.checkpoint import ModelFiles
 
@@ -168,7 +168,9 @@ def _copy_model(files: ModelFiles, folder: Path, serving: Serving, built: Path) 
 
 
 def _copy_plan(files: ModelFiles, folder: Path, serving: Serving, built: Path) -> tuple[str, int]:
-    for precision in ("fp16", "fp32"):
+    """The plan in FP16, or else the one in FP32."""
+    refused = []
+    for precision in PRECISIONS:
         source = plan_folder(built, files.name, "tensorrt", precision)
         if source.is_dir():
             try:
@@ -176,9 +178,12 @@ def _copy_plan(files: ModelFiles, folder: Path, serving: Serving, built: Path) -
                 manifest.check_model(made, weights_sha256=files.sha256)
                 plan = manifest.check_artefact(source, made)
             except ManifestError as error:
-                raise ExportError(f"{error}; `{build_command('tensorrt')}` builds it again") from error
+                refused.append(str(error))
+                continue
             shutil.copyfile(plan, folder / "model.plan")
             return made.precision, min(made.batch_max, serving.batch_max)
+    if refused:
+        raise ExportError(f"{'; '.join(refused)}; `{build_command('tensorrt')}` builds it again")
     raise ExportError(f"there is no TensorRT plan of {files.name}; `{build_command('tensorrt')}` builds one")
 
 

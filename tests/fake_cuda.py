@@ -70,7 +70,8 @@ class FakeCuda:
         self.alive.add(f"{kind} {self._made}")
         return f"{kind} {self._made}"
 
-    def _cudaStreamCreate(self) -> int:  # noqa: N802
+    def _cudaStreamCreateWithFlags(self, flags: int) -> int:  # noqa: N802
+        assert flags == 1, "a blocking stream that is captured makes the legacy stream fail for everybody"
         self._record("stream")
         self.alive.add(7)
         return 7

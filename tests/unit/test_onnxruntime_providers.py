@@ -58,6 +58,19 @@ def test_fp32_runs_on_cuda_without_tf32(files: ModelFiles, tmp_path: Path) -> No
     assert (name, options["use_tf32"], last) == (ALL[1], "0", ALL[2])
 
 
+def test_libraries_of_pip_are_loaded_before_a_gpu_is_used_and_only_then(
+    files: ModelFiles, tmp_path: Path, fake: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    order: list[str] = []
+    fake.setattr(onnxruntime, "preload_dlls", lambda: order.append("libraries"), raising=False)
+    fake.setattr(FakeSession, "get_outputs", lambda self: order.append("session") or [SimpleNamespace(name="logits")])
+    OnnxRuntimeEngine(files, device="cpu", built=tmp_path)
+    OnnxRuntimeEngine(files, built=tmp_path)
+    assert order == ["session", "libraries", "session"]
+
+
 @pytest.mark.usefixtures("fake")
 def test_fp16_runs_in_tensorrt_which_keeps_its_plans_in_the_built_folder(files: ModelFiles, tmp_path: Path) -> None:
     info = OnnxRuntimeEngine(files, precision="fp16", built=tmp_path, unverified=True).info
@@ -135,7 +148,9 @@ def test_a_provider_that_does_not_start_gives_way_to_the_cpu_only_where_it_may(
     files: ModelFiles, tmp_path: Path, fake: pytest.MonkeyPatch
 ) -> None:
     fake.setattr(FakeSession, "start", 1)
-    assert OnnxRuntimeEngine(files, built=tmp_path).info.device == "CPU"
+    info = OnnxRuntimeEngine(files, built=tmp_path).info
+    assert info.device == "CPU"
+    assert info.notes == ("runs on the CPU, since onnxruntime's CUDA provider did not start on this machine",)
     with pytest.raises(EngineUnavailable, match="CUDA provider did not start"):
         OnnxRuntimeEngine(files, device="cuda", built=tmp_path)
     with pytest.raises(EngineUnavailable, match="TensorRT provider did not start"):

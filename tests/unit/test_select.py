@@ -17,6 +17,7 @@ from engines.cuda import Gpu
 from engines.select import ENGINES, choose, open_engine, probe, ranking
 from sgmsnet.checkpoint import ModelFiles, find
 from tests.fake_tensorrt import a_manifest
+from tests.unit.fake_plans import write_plan
 
 
 @pytest.fixture
@@ -57,6 +58,25 @@ probe(find({str(tiny_model)!r}))
 assert not {{"torch", "onnxruntime", "openvino", "onnx", "tensorrt", "tensorrt_rtx"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_plan_of_another_tensorrt_than_the_installed_one_is_not_called_available(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plan(files, tmp_path)
+    monkeypatch.setattr(plans, "BUILT", tmp_path)
+    monkeypatch.setattr(examine, "BUILT", tmp_path)
+    monkeypatch.setattr(select, "fitting_plan", lambda model, runtime: None)
+    monkeypatch.setattr(cuda, "first_gpu", lambda: Gpu("RTX", "8.9", 8))
+    monkeypatch.setattr(examine, "_installed", lambda package: True)
+    monkeypatch.setattr(select, "_importable", lambda module: True)
+    installed = "10.3"
+    monkeypatch.setattr(select, "_version", lambda distributions: installed)
+    assert next(entry for entry in probe(files) if entry.name == "tensorrt").available
+    installed = "10.9"
+    found = next(entry for entry in probe(files) if entry.name == "tensorrt")
+    assert not found.available
+    assert "built by version 10.3, and 10.9 is here; `python -m export tensorrt` builds it again" in found.reason
 
 
 def test_without_a_graph_the_reason_names_the_command_that_makes_it(without_graph: ModelFiles) -> None:

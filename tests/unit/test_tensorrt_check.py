@@ -13,16 +13,22 @@ from engines.cuda import Gpu, first_gpu
 from engines.tensorrt_check import check_plan
 from tests.fake_gpu import OPENS, REFUSES, runtime_for_children
 
+SAYS_WHY = "print('[11/27/2026-21:00:00] [TRT] [E] cudaError 35: the driver is too old.')\n"
+"""TensorRT's logger writes to stdout, in lines of this form."""
+
 
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended with signal 11"),
         ("raise ImportError('libnvinfer.so.10 is not there')", "libnvinfer"),
-        (REFUSES, r"runtime_for_test 10\.3 refuses .*another GPU"),
+        (REFUSES, r"runtime_for_test 10\.3 refuses .*not for this GPU and driver$"),
+        (SAYS_WHY + REFUSES, r"not for this GPU and driver \(cudaError 35: the driver is too old\)$"),
+        (SAYS_WHY + "raise TypeError('factory function returned nullptr')", r"nullptr \(cudaError 35: the driver is"),
         (OPENS, None),
+        (SAYS_WHY + OPENS, None),
     ],
-    ids=["crash", "library missing", "refusal", "good"],
+    ids=["crash", "library missing", "refusal", "refusal with its reason", "no runtime", "good", "good, with a word"],
 )
 def test_a_plan_is_first_opened_in_a_process_of_its_own(
     program: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

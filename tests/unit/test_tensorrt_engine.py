@@ -101,7 +101,7 @@ def test_info_says_what_runs(files: ModelFiles, folder: Path, install: Callable[
     ("function", "after"),
     [
         ("cudaStreamBeginCapture", ["capture ThreadLocal"]),
-        ("cudaStreamEndCapture", ["capture ThreadLocal", *ONE_RUN, "end capture"]),
+        ("cudaStreamEndCapture", ["capture ThreadLocal", *ONE_RUN, "end capture", "last error"]),
         ("cudaGraphInstantiate", ["capture ThreadLocal", *ONE_RUN, "end capture", "instantiate", "destroy graph"]),
     ],
 )

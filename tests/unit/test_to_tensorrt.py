@@ -56,6 +56,8 @@ def test_the_command_builds_ahead_of_time_with_a_manifest_that_fits(
     said = capsys.readouterr().out
     assert "Parser: reads every node" in said
     assert "Building engine: 100 %" in said
+    assert "on its GPU, `python -m export verify --model" in said
+    assert "--engine tensorrt-rtx --precision fp16` compares it" in said
     folder = tmp_path / "tiny" / "tensorrt-rtx-fp16"
     assert sorted(entry.name for entry in folder.iterdir()) == ["manifest.json", "model.onnx", "model.plan"]
     made = manifests.read(folder)
@@ -157,6 +159,16 @@ assert "torch" not in sys.modules
         check(graph, files, precision="fp32", largest_opset=20)
     with pytest.raises(ExportError, match="has opset 20, and the TensorRT here reads up to 17"):
         check(graph, files, precision="fp16", largest_opset=17)
+
+
+def test_the_graph_beside_the_weights_is_copied_with_its_weights(files: ModelFiles, tmp_path: Path) -> None:
+    """A Jetson without torch has no other graph in FP32, and this one points into the weights' file."""
+    assert files.graph is not None
+    to_tensorrt._graph(files, files.graph, tmp_path / "model.onnx", precision="fp32", opset=20)
+    alone = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    assert not any(tensor.external_data for tensor in alone.graph.initializer)
+    assert (tmp_path / "model.onnx").stat().st_size > files.graph.stat().st_size
+    onnx.checker.check_model(alone, full_check=True)
 
 
 def test_tensorrt_8_is_given_the_opset_that_it_reads() -> None:

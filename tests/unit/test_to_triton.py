@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines import manifest
 from engines.base import EngineUnavailable
 from engines.onnxruntime_engine import OnnxRuntimeEngine
 from export import ExportError, to_triton
@@ -20,6 +22,7 @@ from export.to_triton import PLATFORMS, Platform, Serving
 from export.verify import BOUNDS
 from sgmsnet.checkpoint import ModelFiles, find
 from tests.needs import ROOT
+from tests.unit.fake_plans import change, write_plan
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,24 @@ def test_what_cannot_be_served_is_refused(files: ModelFiles, xray: np.ndarray, t
     (tmp_path / "tiny").mkdir()
     with pytest.raises(ExportError, match="no model of Triton"):
         to_triton.export(files, tmp_path, Serving(), warm_up=xray)
+
+
+def test_a_plan_that_failed_leaves_the_place_to_one_in_fp32(
+    files: ModelFiles, xray: np.ndarray, tmp_path: Path
+) -> None:
+    failed = write_plan(files, tmp_path / "built")
+    shutil.copytree(failed, failed.with_name("tensorrt-fp32"))
+    manifest.write(failed, replace(manifest.read(failed), parity={"passed": False, "refused": ["too far"]}))
+    change(precision="fp32")(failed.with_name("tensorrt-fp32"))
+
+    def export() -> Path:
+        serving = Serving(platform="tensorrt")
+        return to_triton.export(files, tmp_path / "models", serving, warm_up=xray, built=tmp_path / "built")
+
+    assert parsed((export() / "config.pbtxt").read_text()).parameters["precision"].string_value == "fp32"
+    shutil.rmtree(failed.with_name("tensorrt-fp32"))
+    with pytest.raises(ExportError, match=r"did not give PyTorch's answer .*: too far; `python -m export tensorrt`"):
+        export()
 
 
 def test_the_command_writes_the_shipped_model_without_torch(tmp_path: Path) -> None:
