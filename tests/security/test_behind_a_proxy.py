@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.needs import ROOT
+from tests.needs import ROOT, missing
 from tests.security.asking import app_running, ask_page, png
 from tests.security.serving import Running, free_port
 
@@ -55,7 +55,7 @@ def test_visitors_that_a_proxy_names_are_told_apart(server: Running) -> None:
 def nginx(server: Running, tmp_path: Path) -> Iterator[str]:
     """nginx with the lines of SECURITY.md, but for TLS and the ports; its address."""
     if not (program := shutil.which("nginx")):
-        pytest.skip("nginx is not installed; the headers that it sends were tried without it")
+        missing("nginx is not installed (apt-get install nginx-light)")
     [lines] = re.findall(r"```nginx\n(.*?)```", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     port = free_port()
     lines = re.sub(r" *ssl_certificate.*\n", "", lines).replace("listen 443 ssl;", f"listen 127.0.0.1:{port};")
