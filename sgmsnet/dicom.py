@@ -18,7 +18,6 @@ from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
-from pydicom.pixels.processing import apply_voi
 from pydicom.uid import UID, UID_dictionary
 
 from sgmsnet.radiograph import (
@@ -209,18 +208,46 @@ def _grey_table(values: np.ndarray, dataset: FileDataset) -> tuple[np.ndarray, t
     for keyword in ("RescaleSlope", "RescaleIntercept"):
         if keyword in dataset and number(dataset, keyword) is None:
             del dataset[keyword]
-    real = np.asarray(apply_modality_lut(values, dataset), np.float64)
+    if dataset.get("ModalityLUTSequence"):
+        real, _ = _through_table(values, dataset, "ModalityLUTSequence")
+    else:
+        real = np.asarray(apply_modality_lut(values, dataset), np.float64)
     window = _window(dataset)
     if dataset.get("VOILUTSequence"):
-        real = np.asarray(apply_voi(np.rint(real).astype(np.int64), dataset), np.float64)
-        full = float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-        window = (full / 2, full)
+        real, white = _through_table(np.rint(real).astype(np.int64), dataset, "VOILUTSequence")
+        window = (white / 2, float(white))
     elif window and str(dataset.get("VOILUTFunction") or "").strip().upper() == "SIGMOID":
         real = _TOP / (1 + np.exp(np.clip(-4 * (real - window[0]) / window[1], -700, 700)))
         window = (_TOP / 2, float(_TOP))
     offset, scale = _fit(real)
     table = np.rint((real - offset) * scale).astype(np.int64)
     return table, ((window[0] - offset) * scale, window[1] * scale) if window else None
+
+
+def _through_table(values: np.ndarray, dataset: FileDataset, keyword: str) -> tuple[np.ndarray, int]:
+    """Whole numbers through the first table of a sequence (DICOM PS3.3 C.11.1.1): float64, and the table's white.
+
+    Not by pydicom, which counts places in the type of the entries: its tables of 8 bits start anew every 256 values.
+    """
+    item = dataset[keyword].value[0]
+    count, first, bits = (int(value) for value in item.LUTDescriptor)
+    count = count & 0xFFFF or 2**16  # which is written as 0
+    entries = _entries(item.LUTData, count, little=dataset.file_meta.TransferSyntaxUID.is_little_endian)
+    needed = max(int(entries.max()).bit_length(), 8)
+    # 16 tells nothing: for most X-rays a header may say only 8 or 16, whatever the entries reach.
+    white = 2 ** (bits if needed <= bits < 16 else needed) - 1
+    return entries[np.clip(values.astype(np.int64) - first, 0, count - 1)].astype(np.float64), white
+
+
+def _entries(data: Any, count: int, *, little: bool) -> np.ndarray:
+    """LUTData -> the table's entries, unsigned (count,); ValueError where there are fewer."""
+    words = np.frombuffer(data, "<u2" if little else ">u2") if isinstance(data, bytes) else data
+    words = np.atleast_1d(words).astype("<u2")
+    if len(words) == (count + 1) // 2 and count > 1:  # entries of 8 bits, two a word, the first one in the low byte
+        words = words.view(np.uint8)
+    if len(words) < count:
+        raise ValueError("The table has fewer entries than its descriptor says.")
+    return words[:count]
 
 
 def _fit(real: np.ndarray) -> tuple[float, float]:
