@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import FileDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
 from pydicom.uid import UID, UID_dictionary
 
+from sgmsnet.dicom_header import number, spacing, usual_sides
 from sgmsnet.radiograph import (
     DECODING_ERRORS,
     Radiograph,
@@ -42,7 +42,8 @@ _WANTED = [
     "VOILUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData", "PixelSpacing",
-    "ImagerPixelSpacing", "PatientOrientation", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
+    "PixelSpacingCalibrationType", "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor",
+    "PatientOrientation", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
 ]
 # fmt: on
 
@@ -73,15 +74,15 @@ def read(data: bytes, name: str) -> Radiograph:
     check_size(height, width, name)
     with room_for(height, width):
         stored = _decode(dataset, name)
-        spacing_mm = _spacing(dataset)
         try:
             if stored.ndim == 3:
-                radiograph = from_plane(luminance(stored), "DICOM", spacing_mm=spacing_mm)
+                radiograph = from_plane(luminance(stored), "DICOM")
             else:
-                radiograph = _from_monochrome(stored, dataset, spacing_mm)
+                radiograph = _from_monochrome(stored, dataset)
         except _ERRORS:
             raise UnreadableImageError(f"{name}: the DICOM file's grey scale is damaged.") from None
-    return radiograph if _usual_sides(dataset) else replace(radiograph, usual_sides=False)
+    spacing_mm, spacing_at = spacing(dataset)
+    return replace(radiograph, spacing_mm=spacing_mm, spacing_at=spacing_at, usual_sides=usual_sides(dataset))
 
 
 def _parse(data: bytes, name: str) -> FileDataset:
@@ -179,7 +180,7 @@ def _codestream_shape(frame: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _from_monochrome(stored: np.ndarray, dataset: FileDataset, spacing_mm: tuple[float, float] | None) -> Radiograph:
+def _from_monochrome(stored: np.ndarray, dataset: FileDataset) -> Radiograph:
     """Modality and VOI transform, then MONOCHROME1 turned over, as one table over all stored values."""
     bits = min(max(int(dataset.BitsStored), 1), 16)
     low = -(2 ** (bits - 1)) if stored.dtype.kind == "i" else 0
@@ -200,7 +201,7 @@ def _from_monochrome(stored: np.ndarray, dataset: FileDataset, spacing_mm: tuple
     elif window is None:
         inside = pixels[~padding[index]] if padding.any() else pixels
         window = robust_window(inside if inside.size else pixels)
-    return from_plane(pixels, "DICOM", window=window, spacing_mm=spacing_mm)
+    return from_plane(pixels, "DICOM", window=window)
 
 
 def _grey_table(values: np.ndarray, dataset: FileDataset) -> tuple[np.ndarray, tuple[float, float] | None]:
@@ -277,35 +278,3 @@ def _padding(values: np.ndarray, dataset: FileDataset) -> np.ndarray:
     last = number(dataset, "PixelPaddingRangeLimit")
     last = first if last is None else last
     return (values >= min(first, last)) & (values <= max(first, last))
-
-
-def _spacing(dataset: FileDataset) -> tuple[float, float] | None:
-    """(row, column) in mm: at the patient where calibrated, else at the detector."""
-    return spacing_of(dataset, "PixelSpacing") or spacing_of(dataset, "ImagerPixelSpacing")
-
-
-def spacing_of(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
-    """(row, column) in mm as one element says; None where it does not say both, or what cannot be true."""
-    row, column = number(dataset, keyword, 0), number(dataset, keyword, 1)
-    if row and column and 0.001 <= row <= 100 and 0.001 <= column <= 100:
-        return row, column
-    return None
-
-
-def _usual_sides(dataset: FileDataset) -> bool:
-    """False where a row of the image does not run towards the patient's left (DICOM PS3.3 C.7.6.1.1.1)."""
-    value = dataset.get("PatientOrientation")
-    row = str(value[0]).strip().upper() if isinstance(value, MultiValue) and len(value) == 2 else ""
-    return not row or row.startswith("L")
-
-
-def number(dataset: Dataset, keyword: str, position: int = 0) -> float | None:
-    """One value of an element as a finite number; None where it is absent, empty or no number."""
-    value = dataset.get(keyword)
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__getitem__"):
-        value = [value]
-    try:
-        number = float(value[position])
-    except (LookupError, TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

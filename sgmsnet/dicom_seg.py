@@ -56,8 +56,9 @@ def write_segmentation(prediction: Prediction, source: bytes | Path | None, *, k
     """A DICOM file with the prediction's masks as binary segments, in the order of its classes.
 
     source is the DICOM file that was predicted. The patient's fields are empty unless keep_identity. The spacing is
-    that of PixelSpacing; a spacing at the detector is left out. Raises SegmentationError for what is no DICOM file, for
-    one that lacks what a segmentation must refer to, and for one whose size differs; OSError for a missing file.
+    that of PixelSpacing, as in the X-ray; ImagerPixelSpacing is left out. Raises SegmentationError for what is no
+    DICOM file, for one that lacks what a segmentation must refer to, and for one whose size differs; OSError for a
+    missing file.
     """
     original = _read(source, prediction.image, wanted=_IDENTITY if keep_identity else ())
     plain = _without_identity(original, prediction.image)
@@ -99,7 +100,7 @@ def _without_identity(original: Dataset, name: str) -> Dataset:
     from pydicom.dataset import Dataset
     from pydicom.uid import RE_VALID_UID
 
-    from sgmsnet.dicom import number, spacing_of
+    from sgmsnet.dicom_header import number, spacing_of
 
     plain = Dataset()
     for keyword in (*_UIDS, _FRAME):

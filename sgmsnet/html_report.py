@@ -87,7 +87,7 @@ def _areas(prediction: Prediction) -> str:
     measured = prediction.measurements
     rows = []
     for name in prediction.classes:
-        area = "–" if measured.areas_mm2 is None else f"{measured.areas_mm2[name] / 100:.1f} cm²"
+        area = "–" if measured.areas_mm2 is None else f"{measured.areas_mm2[name] / 100:.1f} cm²{_where(prediction)}"
         rows.append(_row(name, f"{prediction.thresholds[name]:g}", f"{measured.areas_px[name]:,}", area))
     if measured.infection_outside_lungs_px is not None:
         rows.append(_row("infection outside lungs", "", f"{measured.infection_outside_lungs_px:,}", ""))
@@ -97,13 +97,14 @@ def _areas(prediction: Prediction) -> str:
 def _facts(prediction: Prediction) -> str:
     radiograph, verdict = prediction.radiograph, prediction.familiarity
     spacing = radiograph.spacing_mm
+    distance = "unknown" if spacing is None else f"{spacing[0]:.4g} × {spacing[1]:.4g} mm{_where(prediction)}"
     looks = "not judged by this model"
     if verdict is not None:
         looks = f"{'yes' if verdict.familiar else 'no'} ({verdict.score:.2f})"
     return "".join(
         (
             _row("Format", f"{radiograph.format}, {radiograph.depth} bit"),
-            _row("Pixel spacing", "unknown" if spacing is None else f"{spacing[0]:g} × {spacing[1]:g} mm"),
+            _row("Pixel spacing", distance),
             _row("Looks like a frontal chest X-ray", looks),
             _row("Sides told apart", "yes" if prediction.measurements.sides_known else "no"),
         )
@@ -127,7 +128,17 @@ def _model(prediction: Prediction) -> str:
 def _limits(prediction: Prediction) -> tuple[str, ...]:
     if prediction.radiograph.spacing_mm is None:
         return (*_LIMITS, "The file states no pixel spacing, so areas are known in pixels alone.")
+    if prediction.radiograph.spacing_at == "detector":
+        return (
+            *_LIMITS,
+            "The file states a pixel spacing at the detector alone, where areas are larger than in the patient.",
+        )
     return _LIMITS
+
+
+def _where(prediction: Prediction) -> str:
+    """What stands behind mm and cm²."""
+    return " at the detector" if prediction.radiograph.spacing_at == "detector" else ""
 
 
 def _percent(share: float | None) -> str:

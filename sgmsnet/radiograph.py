@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -29,6 +30,7 @@ _LARGE = threading.Lock()
 CHUNK = 2**18
 
 WINDOW_8BIT = (127.5, 255.0)
+SpacingAt = Literal["patient", "detector"]
 
 # Decoders parse bytes from strangers, and stumble in all of these ways over damaged ones.
 DECODING_ERRORS = (
@@ -76,6 +78,8 @@ class Radiograph:
     """PNG, JPEG, TIFF, DICOM or array."""
     usual_sides: bool = True
     """Whether the patient's right is taken to be on the image's left; not where the file says otherwise."""
+    spacing_at: SpacingAt | None = None
+    """Where spacing_mm holds: at the detector everything is larger. None without spacing, or where nobody knows."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for pixels or a window that cannot be shown."""
@@ -109,19 +113,13 @@ class Radiograph:
         return shown
 
 
-def from_plane(
-    pixels: np.ndarray,
-    format: str,
-    *,
-    window: tuple[float, float] | None = None,
-    spacing_mm: tuple[float, float] | None = None,
-) -> Radiograph:
+def from_plane(pixels: np.ndarray, format: str, *, window: tuple[float, float] | None = None) -> Radiograph:
     """Take a uint8 or uint16 plane (H, W); without a window, 8 bit get the full one and 16 the robust one."""
     pixels = np.ascontiguousarray(pixels)
     if pixels.dtype == np.uint8:
-        return Radiograph(pixels, 8, window or WINDOW_8BIT, spacing_mm, format)
+        return Radiograph(pixels, 8, window or WINDOW_8BIT, None, format)
     depth = max(8, int(pixels.max()).bit_length())
-    return Radiograph(pixels, depth, window or robust_window(pixels), spacing_mm, format)
+    return Radiograph(pixels, depth, window or robust_window(pixels), None, format)
 
 
 def robust_window(pixels: np.ndarray) -> tuple[float, float]:

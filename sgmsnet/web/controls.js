@@ -232,7 +232,7 @@ const readOut = (event) => {
   const at = (map) => map.values[Math.floor(down * map.height) * map.width + Math.floor(right * map.width)];
   const { width, height, spacing_mm: spacing } = shown.payload.picture;
   const place = spacing
-    ? `${(right * width * spacing[1]).toFixed(1)}, ${(down * height * spacing[0]).toFixed(1)} mm`
+    ? `${(right * width * spacing[1]).toFixed(1)}, ${(down * height * spacing[0]).toFixed(1)} mm${whereMeasured(shown.payload.picture)}`
     : `${Math.floor(right * width)}, ${Math.floor(down * height)} px`;
   const chances = shown.refused ? [] : Object.entries(shown.maps).map(([name, map]) => `${name} ${(at(map) / 255).toFixed(2)}`);
   find(".sv-readout").textContent = inside ? [place, `grey ${at(shown.picture)}`, ...chances].join(" · ") : "";

@@ -6,6 +6,8 @@ const titled = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll
 const plain = (threshold) => threshold.toFixed(3).replace(/0$/, "");
 const percent = (share) => (share === null ? "–" : `${(share * 100).toFixed(share < 0.0995 ? 1 : 0)} %`);
 const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+// Lengths and areas at the detector are larger than in the patient, so they say where they hold.
+const whereMeasured = ({ spacing_at }) => (spacing_at === "detector" ? " at the detector" : "");
 const squareCentimetres = (area) => `${(area / 100).toFixed(area < 10000 ? 1 : 0)} cm²`;
 
 // A new element with text (never markup: names come from files).
@@ -51,8 +53,8 @@ const shareRow = (label, share, interval, kept) => {
   return row;
 };
 
-// measured: {areas_px, areas_mm2, share, interval, sides, outside_px}; approximate when a threshold is not the model's,
-// for which no interval is known. `kept`: the sides for which there is one at the model's.
+// measured: {areas_px, areas_mm2, spacing_at, share, interval, sides, outside_px}; approximate when a threshold is not
+// the model's, for which no interval is known. `kept`: the sides for which there is one at the model's.
 const showMeasures = (root, measured, approximate, kept) => {
   const find = (name) => root.querySelector(name);
   const { share, interval } = measured;
@@ -73,7 +75,7 @@ const showMeasures = (root, measured, approximate, kept) => {
     ? "The patient's right lung is on the image's left."
     : "Right and left lung cannot be told apart in this image.";
   const rows = Object.entries(measured.areas_px).flatMap(([name, area]) =>
-    definition(titled(name), areaText(area, measured.areas_mm2?.[name])),
+    definition(titled(name), areaText(area, measured.areas_mm2?.[name], whereMeasured(measured))),
   );
   if (measured.outside_px !== null) rows.push(...definition("Outside lungs", areaText(measured.outside_px)));
   find(".sv-areas").replaceChildren(...rows);
@@ -87,8 +89,9 @@ const spoken = ({ share, interval, sides }, approximate) => {
   return `Infected share${approximate ? ", approximate" : ""}: ${said(share.both)} of both lungs${between}${lungs}.`;
 };
 
-const areaText = (pixels, mm2) =>
-  `${Math.round(pixels).toLocaleString("en")} px` + (mm2 === undefined || mm2 === null ? "" : `, ${squareCentimetres(mm2)}`);
+const areaText = (pixels, mm2, where) =>
+  `${Math.round(pixels).toLocaleString("en")} px` +
+  (mm2 === undefined || mm2 === null ? "" : `, ${squareCentimetres(mm2)}${where}`);
 
 const FAMILIAR = {
   true: "Looks like a frontal chest X-ray.",

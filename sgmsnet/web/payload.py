@@ -91,6 +91,7 @@ def _picture(radiograph: Radiograph) -> dict[str, Any]:
         "format": radiograph.format,
         "depth": radiograph.depth,
         "spacing_mm": list(radiograph.spacing_mm) if radiograph.spacing_mm else None,
+        "spacing_at": radiograph.spacing_at,
     }
 
 

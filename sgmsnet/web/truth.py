@@ -33,6 +33,8 @@ class Agreement:
     iou: float
     hd95: float
     unit: Literal["px", "mm"]
+    at_detector: bool
+    """Whether hd95 holds there, where distances are larger than in the patient."""
     found_px: int
     missed_px: int
     extra_px: int
@@ -75,6 +77,7 @@ def judge(prediction: Prediction, truth: np.ndarray, *, name: str) -> Agreement:
         iou=float(counts.iou[0]),
         hd95=distance.hd95,
         unit=distance.unit,
+        at_detector=prediction.radiograph.spacing_at == "detector",
         found_px=int(counts.tp[0]),
         missed_px=int(counts.fn[0]),
         extra_px=int(counts.fp[0]),

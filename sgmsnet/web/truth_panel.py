@@ -68,7 +68,7 @@ def render(found: truth.Agreement) -> str:
     figures = (
         ("Dice", f"{found.dice:.3f}"),
         ("IoU", f"{found.iou:.3f}"),
-        ("HD95", f"{found.hd95:.1f} {found.unit}"),
+        ("HD95 at the detector" if found.at_detector else "HD95", f"{found.hd95:.1f} {found.unit}"),
     )
     terms = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
     key = "".join(

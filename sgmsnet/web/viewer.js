@@ -229,6 +229,7 @@ const measure = () => {
     const areas_mm2 = mm2 && Object.fromEntries(Object.entries(areas_px).map(([name, area]) => [name, area * mm2]));
     shown.measured = { areas_px, areas_mm2, share, sides, outside_px: outside === null ? null : outside * per };
   }
+  shown.measured.spacing_at = record.spacing_at;
   showMeasures(root, shown.measured, changed(), record.infected_share_interval);
   canvas.setAttribute("aria-label", describePicture());
   if (root.dataset.state === "ready") say();

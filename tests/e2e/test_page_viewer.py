@@ -167,6 +167,22 @@ def test_masks_and_record_are_downloaded_at_the_thresholds_that_are_set(open_pag
         assert overlay.size == size
 
 
+def test_lengths_and_areas_at_the_detector_say_so(open_page: OpenPage, tmp_path: Path) -> None:
+    dataset = dcmread(DICOM)
+    dataset.ImagerPixelSpacing = [0.14, 0.14]
+    dataset.save_as(tmp_path / "chest.dcm")
+    page = open_page()
+    upload(page, tmp_path / "chest.dcm")
+    wait_for_result(page, "chest.dcm")
+    areas = page.locator(".sv-areas dd")
+    expect(areas.first).to_have_text(re.compile(r"^[\d,]+ px, [\d.]+ cm² at the detector$"))
+    page.mouse.move(*middle_of(page))
+    expect(page.locator(".sv-readout")).to_contain_text(re.compile(r"[\d.]+, [\d.]+ mm at the detector · grey"))
+    upload(page, CHEST)
+    wait_for_result(page, CHEST.name)
+    expect(areas.first).not_to_contain_text("detector")
+
+
 def test_the_pointer_reads_drags_and_compares(open_page: OpenPage, tmp_path: Path) -> None:
     dataset = dcmread(DICOM)
     dataset.PixelSpacing = [0.25, 0.5]  # of rows, of columns

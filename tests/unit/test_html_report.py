@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from html.parser import HTMLParser
 
@@ -16,6 +17,7 @@ from sgmsnet.familiarity import Familiarity
 from sgmsnet.html_report import render
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
+from sgmsnet.radiograph import SpacingAt
 from tests.fakes import FakeEngine, draw_xray
 
 WHEN = datetime(2026, 11, 24, 5, 6, tzinfo=timezone.utc)
@@ -69,6 +71,19 @@ def test_measures_thresholds_model_and_engine_stand_in_it() -> None:
     assert "no pixel spacing" in text
     assert "yes (0.90)" in text
     assert "does not look like" not in text
+
+
+@pytest.mark.parametrize("where", ["patient", "detector", None])
+def test_lengths_and_areas_at_the_detector_say_so(where: SpacingAt | None) -> None:
+    prediction = predicted()
+    spaced = replace(prediction.radiograph, spacing_mm=(0.14, 0.14), spacing_at=where)
+    text = Reader(render(replace(prediction, radiograph=spaced))).text
+    lungs = f"{prediction.measurements.areas_px['lungs'] * 0.14**2 / 100:.1f} cm²"
+    for length in (lungs, "0.14 × 0.14 mm"):
+        assert length in text
+        assert (f"{length} at the detector" in text) is (where == "detector")
+    assert ("larger than in the patient" in text) is (where == "detector")
+    assert "no pixel spacing" not in text
 
 
 def test_the_pictures_are_the_x_ray_and_its_overlay() -> None:

@@ -1,4 +1,4 @@
-"""DICOM files as they are read: greys as pydicom's own transforms give them, colours, encodings, spacing, sides."""
+"""DICOM files as they are read: greys as pydicom's own transforms give them, colours, encodings."""
 
 from __future__ import annotations
 
@@ -304,35 +304,3 @@ def test_only_dicom_looks_like_dicom() -> None:
     assert is_dicom(written(made()))
     for other in (b"", b"\x08", b"\x08\x00", b"\x89PNG\r\n\x1a\n", b"II*\x00" + bytes(200), b"hello" * 50):
         assert not is_dicom(other)
-
-
-def test_spacing_is_taken_at_the_patient_first_and_only_if_it_can_be_true() -> None:
-    both = made(PixelSpacing=[0.2, 0.1], ImagerPixelSpacing=[0.4, 0.3])
-    assert load(written(both)).spacing_mm == (0.2, 0.1)
-    assert load(written(made(ImagerPixelSpacing=[0.4, 0.3]))).spacing_mm == (0.4, 0.3)
-    for nonsense in ([0, 0], [-1, 1], [1e9, 1e9]):
-        assert load(written(made(PixelSpacing=nonsense))).spacing_mm is None
-    assert load(written(made())).spacing_mm is None
-
-
-@pytest.mark.parametrize(
-    ("orientation", "usual"),
-    [
-        (["L", "F"], True),
-        (["LP", "FR"], True),
-        (["R", "F"], False),
-        (["A", "F"], False),
-        (["P", "FL"], False),
-        (["H", "L"], False),
-        (["", ""], True),
-        ("R", True),  # half an orientation is none
-        ("", True),
-        (None, True),
-    ],
-)
-def test_sides_are_usual_unless_the_file_says_otherwise(orientation: list[str] | str | None, usual: bool) -> None:
-    data = written(made(PatientOrientation=orientation))
-    assert load(data).usual_sides is usual
-    colours = np.repeat((RAMP % 256).astype(np.uint8)[..., None], 3, axis=2)
-    assert load(written(made(colours, PatientOrientation=orientation))).usual_sides is usual
-    assert load(written(made())).usual_sides

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -12,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sgmsnet.imaging import Radiograph
 from sgmsnet.interval import Cuts, ShareCuts
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import RECORD_KEYS, Failure, Familiarity, Prediction, failure_record, logit_cut
@@ -22,6 +22,9 @@ from tests.needs import ROOT
 from tests.unit.dicom_files import made, written
 
 SCHEMA = json.loads((ROOT / "docs" / "prediction.schema.json").read_text(encoding="utf-8"))
+
+ADDED_LATER = {"spacing_at"}
+"""Always written, but not required: records of older releases fit the schema still."""
 
 
 def predicted(pixels: np.ndarray, **changes: object) -> Prediction:
@@ -135,7 +138,8 @@ def test_record_fits_the_schema_and_says_what_was_measured() -> None:
     prediction = predicted(draw_xray(300, 200, sick=((0.2, 0.4, 0.4, 0.6),)))
     record = prediction.record()
     check(record)
-    assert tuple(record) == RECORD_KEYS == tuple(SCHEMA["required"])
+    assert tuple(record) == RECORD_KEYS
+    assert SCHEMA["required"] == [key for key in RECORD_KEYS if key not in ADDED_LATER]
     of_predict_alone = {"path", "segmentation_error"}
     assert [key for key in SCHEMA["properties"] if key not in of_predict_alone] == list(RECORD_KEYS)
     assert (record["image"], record["width"], record["height"]) == ("chest.png", 200, 300)
@@ -152,10 +156,10 @@ def test_record_with_spacing_and_familiarity_fits_the_schema() -> None:
     )
     prediction = pipeline.predict(draw_xray())
     source = prediction.radiograph
-    spaced = Radiograph(source.pixels, source.depth, source.window, (0.5, 0.5), source.format)
+    spaced = replace(source, spacing_mm=(0.5, 0.5), spacing_at="detector")
     record = Prediction(**{**_fields(prediction), "radiograph": spaced}).record()
     check(record)
-    assert record["spacing_mm"] == [0.5, 0.5]
+    assert (record["spacing_mm"], record["spacing_at"]) == ([0.5, 0.5], "detector")
     assert record["areas_mm2"]["lungs"] == pytest.approx(record["areas_px"]["lungs"] / 4)
     assert (record["familiar"], record["familiarity"]) == (False, 0.25)
 
@@ -175,6 +179,11 @@ def test_failure_record_fits_the_schema() -> None:
     assert Failure("a.png", "a.png: the file is empty").record() == record
     assert tuple(record) == RECORD_KEYS
     assert {key for key, value in record.items() if value is not None} == {"image", "error"}
+
+
+def test_records_of_older_releases_fit_the_schema() -> None:
+    for record in (predicted(draw_xray()).record(), failure_record("a.png", "a.png: the file is empty")):
+        check({key: value for key, value in record.items() if key not in ADDED_LATER})
 
 
 def test_schema_refuses_a_record_that_is_half_a_failure() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from sgmsnet.imaging import UnreadableImageError
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
+from sgmsnet.radiograph import SpacingAt
 from sgmsnet.web import truth, truth_panel
 from tests.fakes import FakeEngine, draw_xray
 
@@ -154,7 +156,20 @@ def test_figures_are_those_of_monai(prediction: Prediction) -> None:
     assert found.dice == pytest.approx(float(dice), abs=1e-4)
     assert found.iou == pytest.approx(found.dice / (2 - found.dice), abs=1e-4)
     assert found.found_px + found.missed_px == drawn.sum()
-    assert found.unit == "px"
+    assert (found.unit, found.at_detector) == ("px", False)
+
+
+@pytest.mark.parametrize("where", ["patient", "detector", None])
+def test_a_distance_at_the_detector_says_so(prediction: Prediction, where: SpacingAt | None) -> None:
+    spaced = replace(prediction.radiograph, spacing_mm=(0.5, 0.5), spacing_at=where)
+    drawn = np.zeros((300, 400), bool)
+    drawn[100:110, 50:70] = True
+    found = truth.judge(replace(prediction, radiograph=spaced), drawn, name="infection")
+    pixels = truth.judge(prediction, drawn, name="infection")
+    assert (found.unit, found.hd95) == ("mm", pytest.approx(pixels.hd95 / 2))
+    page = truth_panel.render(found)
+    assert ("<dt>HD95 at the detector</dt>" in page) is (where == "detector")
+    assert f"<dd>{found.hd95:.1f} mm</dd>" in page
 
 
 def test_the_mask_itself_is_found_whole(prediction: Prediction) -> None:
