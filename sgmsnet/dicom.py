@@ -19,7 +19,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
 from pydicom.uid import UID, UID_dictionary
 
-from sgmsnet.dicom_header import number, spacing, usual_sides
+from sgmsnet.dicom_header import not_frontal, number, spacing, usual_sides
 from sgmsnet.radiograph import (
     DECODING_ERRORS,
     Radiograph,
@@ -43,7 +43,7 @@ _WANTED = [
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData", "PixelSpacing",
     "PixelSpacingCalibrationType", "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor",
-    "PatientOrientation", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
+    "PatientOrientation", "ViewPosition", "BodyPartExamined", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
 ]
 # fmt: on
 
@@ -82,7 +82,15 @@ def read(data: bytes, name: str) -> Radiograph:
         except _ERRORS:
             raise UnreadableImageError(f"{name}: the DICOM file's grey scale is damaged.") from None
     spacing_mm, spacing_at = spacing(dataset)
-    return replace(radiograph, spacing_mm=spacing_mm, spacing_at=spacing_at, usual_sides=usual_sides(dataset))
+    against = not_frontal(dataset)
+    return replace(
+        radiograph,
+        spacing_mm=spacing_mm,
+        spacing_at=spacing_at,
+        usual_sides=usual_sides(dataset),
+        frontal=against is None,
+        header_says=against,
+    )
 
 
 def _parse(data: bytes, name: str) -> FileDataset:

@@ -1,4 +1,4 @@
-"""What a DICOM header says about a projection X-ray beside its grey scale: spacing and sides. Reads no pixels.
+"""What a DICOM header says about a projection X-ray beside its grey scale: spacing, sides and view. Reads no pixels.
 
 Package-private: call sgmsnet.imaging.load. Nothing of the file's own text leaves this module.
 """
@@ -14,6 +14,14 @@ from sgmsnet.radiograph import SpacingAt
 
 Spacing = tuple[float, float]
 _MOST_MAGNIFIED = 2.0  # an object halfway between tube and detector
+_FRONTAL, _LATERAL = frozenset({"AP", "PA"}), frozenset({"LL", "RL", "LAT", "LATERAL"})
+# Not abdomen, shoulder, neck or spine: what is filed under them can be a frontal picture with the lungs in it.
+# fmt: off
+_NOT_THE_CHEST = frozenset({
+    "ANKLE", "ARM", "CALCANEUS", "ELBOW", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW",
+    "KNEE", "LEG", "MANDIBLE", "PATELLA", "PELVIS", "SKULL", "THIGH", "THUMB", "TOE", "WRIST",
+})
+# fmt: on
 
 
 def spacing(dataset: Dataset) -> tuple[Spacing | None, SpacingAt | None]:
@@ -22,7 +30,7 @@ def spacing(dataset: Dataset) -> tuple[Spacing | None, SpacingAt | None]:
     Where it holds is None for a PixelSpacing alone, of which nobody knows (DICOM PS3.3 10.7.1.3).
     """
     pixels, detector = spacing_of(dataset, "PixelSpacing"), spacing_of(dataset, "ImagerPixelSpacing")
-    if pixels and str(dataset.get("PixelSpacingCalibrationType") or "").strip().upper() in ("GEOMETRY", "FIDUCIAL"):
+    if pixels and _word(dataset, "PixelSpacingCalibrationType") in ("GEOMETRY", "FIDUCIAL"):
         return pixels, "patient"
     if detector is None:
         return pixels, None
@@ -44,9 +52,34 @@ def spacing_of(dataset: Dataset, keyword: str) -> Spacing | None:
 
 def usual_sides(dataset: Dataset) -> bool:
     """False where a row of the image does not run towards the patient's left (DICOM PS3.3 C.7.6.1.1.1)."""
-    value = dataset.get("PatientOrientation")
-    row = str(value[0]).strip().upper() if isinstance(value, MultiValue) and len(value) == 2 else ""
+    row, _ = _orientation(dataset)
     return not row or row.startswith("L")
+
+
+def not_frontal(dataset: Dataset) -> str | None:
+    """What a header says against a frontal chest X-ray, as what follows "says that"; None unless it is beyond doubt.
+
+    Most headers say little about it, and some in words of their own: what is not in the lists counts for nothing.
+    """
+    part, view = _word(dataset, "BodyPartExamined"), _word(dataset, "ViewPosition")
+    if part in _NOT_THE_CHEST:
+        return f"this is an X-ray of the {part.lower()}"
+    row, _ = _orientation(dataset)
+    if view in _LATERAL or (row.startswith(("A", "P")) and view not in _FRONTAL):
+        return "this is a lateral view"
+    return None
+
+
+def _orientation(dataset: Dataset) -> tuple[str, str]:
+    """Where rows and columns of the image run to, such as L and F; both empty where the file does not say both."""
+    value = dataset.get("PatientOrientation")
+    if not isinstance(value, MultiValue) or len(value) != 2:
+        return "", ""
+    return str(value[0]).strip().upper(), str(value[1]).strip().upper()
+
+
+def _word(dataset: Dataset, keyword: str) -> str:
+    return str(dataset.get(keyword) or "").strip().upper()
 
 
 def number(dataset: Dataset, keyword: str, position: int = 0) -> float | None:

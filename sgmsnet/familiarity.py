@@ -23,9 +23,12 @@ _UNSURE = 2.0  # lung logits below are neither lung nor background: probability 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """How much an image resembles those the model was trained on: score in [0, 1], and the verdict, score >= 0.5."""
+    """How much an image resembles those the model was trained on: score in [0, 1], and the verdict, score >= 0.5.
 
-    score: float
+    A header that says otherwise overrules the score, which is None for a model that cannot tell.
+    """
+
+    score: float | None
     familiar: bool
 
 

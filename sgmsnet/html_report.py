@@ -20,7 +20,7 @@ PICTURE_SIDE = 1024
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _REFUSAL = (
     '<p class="banner" role="alert"><strong>This does not look like a frontal chest X-ray.</strong> The model knows '
-    "nothing else, so what stands here would mean nothing.</p>"
+    "nothing else, so what stands here would mean nothing.{note}</p>"
 )
 _LIMITS = (
     "The model marks opacities that look like pneumonia on frontal chest X-rays. It does not tell their cause, and "
@@ -38,14 +38,15 @@ def render(prediction: Prediction, *, attribution: str = "", made: datetime | No
     """
     when = made or datetime.now(timezone.utc)
     size = f"{prediction.geometry.image_width} × {prediction.geometry.image_height} pixels"
+    radiograph = prediction.radiograph
     unfamiliar = prediction.familiarity is not None and not prediction.familiarity.familiar
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(f"SGMSNet: {prediction.image}"),
         image=escape(prediction.image),
         size=size,
         made=when.strftime("%Y-%m-%d %H:%M %Z").strip(),
-        refusal=_REFUSAL if unfamiliar else "",
-        plain=_uri(prediction.radiograph.display),
+        refusal=_REFUSAL.format(note=escape(f" {radiograph.header_note or ''}".rstrip())) if unfamiliar else "",
+        plain=_uri(radiograph.display),
         drawn=_uri(overlay.draw(prediction)),
         alt=escape(f"The X-ray with outlines of {' and '.join(prediction.classes)}"),
         legend="".join(_key(prediction, index) for index in range(len(prediction.classes))),
@@ -99,7 +100,9 @@ def _facts(prediction: Prediction) -> str:
     spacing = radiograph.spacing_mm
     distance = "unknown" if spacing is None else f"{spacing[0]:.4g} × {spacing[1]:.4g} mm{_where(prediction)}"
     looks = "not judged by this model"
-    if verdict is not None:
+    if not radiograph.frontal:
+        looks = "no, by its header"
+    elif verdict is not None and verdict.score is not None:
         looks = f"{'yes' if verdict.familiar else 'no'} ({verdict.score:.2f})"
     return "".join(
         (

@@ -241,7 +241,7 @@ class Pipeline:
             embedding=outputs.get("embedding"),
             engine=self.info,
             timings_ms=timings_ms,
-            familiarity=self._judged(item.geometry, outputs),
+            familiarity=self._judged(item, outputs),
             share_cuts=self._share_cuts,
         )
         # These compute and keep masks and interval, so that their time is counted here.
@@ -249,7 +249,13 @@ class Pipeline:
         timings_ms["postprocess"] = _ms(start, time.perf_counter())
         return prediction
 
-    def _judged(self, geometry: Geometry, outputs: dict[str, np.ndarray]) -> Familiarity | None:
+    def _judged(self, item: _Prepared, outputs: dict[str, np.ndarray]) -> Familiarity | None:
+        by_pixels = self._judged_by_pixels(item.geometry, outputs)
+        if item.radiograph.frontal:
+            return by_pixels
+        return Familiarity(None if by_pixels is None else by_pixels.score, familiar=False)
+
+    def _judged_by_pixels(self, geometry: Geometry, outputs: dict[str, np.ndarray]) -> Familiarity | None:
         if self._familiarity is None or "embedding" not in outputs:
             return None
         lungs = None

@@ -44,6 +44,7 @@ RECORD_KEYS = (
     "infection_outside_lungs_px",
     "familiar",
     "familiarity",
+    "header_note",
     "sides_known",
     "engine",
     "precision",
@@ -161,6 +162,7 @@ class Prediction:
             "infected_share_interval": {side: _ends(interval) for side, interval in self.share_interval.items()},
             "infection_outside_lungs_px": m.infection_outside_lungs_px,
             **_verdict(self.familiarity),
+            "header_note": self.radiograph.header_note,
             "sides_known": m.sides_known,
             "engine": self.engine.backend,
             "precision": self.engine.precision,
@@ -220,16 +222,19 @@ def failure_record(image: str, sentence: str) -> dict[str, Any]:
 
 def withhold_unfamiliar(outcome: Prediction | Failure) -> Prediction | Failure:
     """The outcome, or a Failure in the place of a prediction whose image is not familiar; for strict use."""
-    if outcome.familiarity is None or outcome.familiarity.familiar:
+    if isinstance(outcome, Failure) or outcome.familiarity is None or outcome.familiarity.familiar:
         return outcome
-    sentence = f"{outcome.image}: this does not look like a frontal chest X-ray, so its masks were withheld."
+    says = outcome.radiograph.header_says
+    why = "" if says is None else f" (the file's header says that {says})"
+    sentence = f"{outcome.image}: this does not look like a frontal chest X-ray{why}, so its masks were withheld."
     return Failure(outcome.image, sentence, outcome.familiarity)
 
 
 def _verdict(familiarity: Familiarity | None) -> dict[str, bool | float | None]:
     if familiarity is None:
         return {"familiar": None, "familiarity": None}
-    return {"familiar": bool(familiarity.familiar), "familiarity": float(familiarity.score)}
+    score = familiarity.score
+    return {"familiar": bool(familiarity.familiar), "familiarity": None if score is None else float(score)}
 
 
 def _ends(interval: Interval | None) -> list[float] | None:

@@ -80,6 +80,10 @@ class Radiograph:
     """Whether the patient's right is taken to be on the image's left; not where the file says otherwise."""
     spacing_at: SpacingAt | None = None
     """Where spacing_mm holds: at the detector everything is larger. None without spacing, or where nobody knows."""
+    frontal: bool = True
+    """Not where the file's header says that this is another view or another part of the body."""
+    header_says: str | None = None
+    """What the header says against a frontal chest X-ray, in our own words: what follows "says that"."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for pixels or a window that cannot be shown."""
@@ -88,6 +92,11 @@ class Radiograph:
         if not (np.isfinite(self.window).all() and self.window[1] > 0):
             raise ValueError("The window of a radiograph must be finite and wider than nothing.")
         self.pixels.flags.writeable = False
+
+    @property
+    def header_note(self) -> str | None:
+        """header_says as a sentence."""
+        return None if self.header_says is None else f"The file's header says that {self.header_says}."
 
     @property
     def height(self) -> int:

@@ -150,7 +150,8 @@ def _finished(row: Row, record: dict[str, Any]) -> Row:
         _, colon, rest = str(record["error"]).partition(f"{record['image']}: ")
         return replace(row, status="failed", note=rest if colon else str(record["error"]))
     if record["familiar"] is False:
-        return replace(row, status="done", note=NOT_A_CHEST)
+        note = NOT_A_CHEST if record["header_note"] is None else f"{NOT_A_CHEST}. {record['header_note']}"
+        return replace(row, status="done", note=note)
     both = record["infected_share"]["both"]
     return replace(row, status="done", note="" if both is None else f"infected share {both * 100:.1f} %")
 

@@ -99,10 +99,13 @@ const FAMILIAR = {
   null: "Whether this is a frontal chest X-ray was not checked.",
 };
 
-const showFamiliarity = (root, { familiar, familiarity }) => {
+const showFamiliarity = (root, { familiar, familiarity, header_note }) => {
   const line = root.querySelector(".sv-familiar");
   line.dataset.familiar = familiar ?? "unknown";
-  line.textContent = FAMILIAR[familiar ?? "null"];
+  line.textContent = [FAMILIAR[familiar ?? "null"], header_note ?? ""].join(" ").trim();
+  const because = root.querySelector(".sv-because");
+  because.textContent = header_note ?? "";
+  because.hidden = !header_note;
   line.title = typeof familiarity === "number" ? `Familiarity ${familiarity.toFixed(2)}` : "";
 };
 

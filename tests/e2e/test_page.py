@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
+from pydicom import dcmread
 
 from tests.e2e.visit import (
     CHEST,
@@ -205,6 +206,24 @@ def test_an_unfamiliar_picture_is_refused_until_asked_for(open_page: OpenPage, t
     wait_for_result(page, CHEST.name)
     expect(page.locator(".sv-familiar")).to_have_text("Looks like a frontal chest X-ray.")
     assert coloured(pixels(page)) > 300
+
+
+def test_a_header_that_speaks_against_it_is_told(open_page: OpenPage, tmp_path: Path) -> None:
+    dataset = dcmread(DICOM)
+    dataset.ViewPosition = "LL"
+    dataset.save_as(tmp_path / "hand.dcm")
+    page = open_page()
+    upload(page, tmp_path / "hand.dcm")
+    wait_for_result(page, "hand.dcm")
+    note = "The file's header says that this is a lateral view."
+    expect(page.locator(".sv-because")).to_have_text(note)
+    page.get_by_role("button", name="Show anyway").click()
+    expect(page.locator(".sv-familiar")).to_contain_text(note)
+    shutil.copy(CHEST, tmp_path / "hand.jpg")
+    upload(page, tmp_path / "hand.jpg")
+    wait_for_result(page, "hand.jpg")
+    expect(page.locator(".sv-refusal")).to_be_visible()
+    expect(page.locator(".sv-because")).to_be_hidden()
 
 
 def test_engines_are_compared_and_the_answer_stays(open_page: OpenPage) -> None:

@@ -1,14 +1,19 @@
-"""What a DICOM header says beside its grey scale: where the spacing holds, and the sides."""
+"""What a DICOM header says beside its grey scale: where the spacing holds, the sides, the view."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
 from sgmsnet.imaging import load
-from tests.unit.dicom_files import RAMP, made, written
+from sgmsnet.pipeline import Pipeline
+from sgmsnet.prediction import Familiarity, withhold_unfamiliar
+from tests.fakes import FakeEngine, draw_xray
+from tests.unit.dicom_files import NAME, RAMP, made, written
+from tests.unit.predicting import SCHEMA
 
 # ---- spacing ----
 
@@ -70,3 +75,52 @@ def test_sides_are_usual_unless_the_file_says_otherwise(orientation: list[str] |
     colours = np.repeat((RAMP % 256).astype(np.uint8)[..., None], 3, axis=2)
     assert load(written(made(colours, PatientOrientation=orientation))).usual_sides is usual
     assert load(written(made())).usual_sides
+
+
+# ---- view and part of the body ----
+
+LATERAL, HAND = "this is a lateral view", "this is an X-ray of the hand"
+AGAINST: list[tuple[dict[str, Any], str]] = [
+    *(({"ViewPosition": view}, LATERAL) for view in ("LL", "RL", "LATERAL", "lat ")),
+    *(({"PatientOrientation": rows}, LATERAL) for rows in (["A", "F"], ["P", "F"], ["AR", "F"], ["p", "f"])),
+    ({"BodyPartExamined": "CHEST", "ViewPosition": "LL"}, LATERAL),
+    ({"BodyPartExamined": "HAND"}, HAND),
+    ({"BodyPartExamined": " hand", "ViewPosition": "PA"}, HAND),
+    ({"BodyPartExamined": "SKULL", "ViewPosition": "LL"}, "this is an X-ray of the skull"),
+]
+# What is usual, odd, empty or contradicts itself counts for nothing.
+SILENT: list[dict[str, Any]] = [
+    {},
+    *({"ViewPosition": view} for view in ("AP", "PA", "", None, "LLD", "RLD", "LLO", "LPO", "ANTERIOR", ["LL", "PA"])),
+    *({"BodyPartExamined": part} for part in ("CHEST", "THORAX", "PORT CHEST", "TÓRAX", "RIBS", "LUNG", "", None)),
+    *({"BodyPartExamined": part} for part in ("ABDOMEN", "SHOULDER", "TSPINE", "HANDLE", "X", NAME, ["HAND", "CHEST"])),
+    *({"PatientOrientation": rows} for rows in (["L", "F"], ["LA", "F"], ["R", "F"], ["", ""], "A", "", None)),
+    {"PatientOrientation": ["A", "F"], "ViewPosition": "PA"},
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize(("elements", "says"), [*AGAINST, *((elements, None) for elements in SILENT)])
+def test_only_a_header_beyond_doubt_speaks_against_a_frontal_chest(elements: dict[str, Any], says: str | None) -> None:
+    radiograph = load(written(made(**elements)))
+    assert (radiograph.frontal, radiograph.header_says) == (says is None, says)
+    assert radiograph.header_note == (says and f"The file's header says that {says}.")
+
+
+@pytest.mark.parametrize("pixels_familiar", [True, False, None])
+def test_a_header_that_speaks_against_it_makes_the_image_unfamiliar(pixels_familiar: bool | None) -> None:
+    judged = None if pixels_familiar is None else Familiarity(0.9 if pixels_familiar else 0.1, pixels_familiar)
+    judge = None if judged is None else (lambda embedding, lungs: judged)
+    pipeline = Pipeline(FakeEngine(), thresholds={}, temperature={}, familiarity=judge)
+    plain = pipeline.predict(written(made(draw_xray())), name="chest.dcm")
+    lateral = pipeline.predict(written(made(draw_xray(), ViewPosition="LL")), name="chest.dcm")
+    assert plain.familiarity == judged
+    record = lateral.record()
+    jsonschema.validate(record, SCHEMA)
+    assert (record["familiar"], record["familiarity"]) == (False, judged and judged.score)
+    assert (plain.record()["header_note"], record["header_note"]) == (None, f"The file's header says that {LATERAL}.")
+    withheld = withhold_unfamiliar(lateral).record()
+    jsonschema.validate(withheld, SCHEMA)
+    assert (withheld["familiar"], withheld["areas_px"], withheld["header_note"]) == (False, None, None)
+    sentence = f"this does not look like a frontal chest X-ray (the file's header says that {LATERAL})"
+    assert withheld["error"] == f"chest.dcm: {sentence}, so its masks were withheld."

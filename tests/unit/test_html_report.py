@@ -124,6 +124,14 @@ def test_an_unfamiliar_image_is_refused_in_words() -> None:
     assert "no (0.10)" in text
 
 
+def test_a_header_that_says_so_is_the_reason() -> None:
+    prediction = predicted(familiar=False)
+    lateral = replace(prediction.radiograph, frontal=False, header_says="this is a lateral view")
+    text = Reader(render(replace(prediction, radiograph=lateral))).text
+    assert "would mean nothing. The file's header says that this is a lateral view." in text
+    assert "no, by its header" in text
+
+
 def test_another_threshold_gives_another_report() -> None:
     prediction = predicted()
     text = Reader(render(prediction.with_thresholds({"infection": 0.995}))).text

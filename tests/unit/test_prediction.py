@@ -23,7 +23,7 @@ from tests.unit.dicom_files import made, written
 
 SCHEMA = json.loads((ROOT / "docs" / "prediction.schema.json").read_text(encoding="utf-8"))
 
-ADDED_LATER = {"spacing_at"}
+ADDED_LATER = {"spacing_at", "header_note"}
 """Always written, but not required: records of older releases fit the schema still."""
 
 

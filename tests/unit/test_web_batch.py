@@ -25,6 +25,7 @@ from sgmsnet.web.batch_inputs import BatchError, Item, ItemError, collect, stems
 from sgmsnet.web.desk import Desk
 from tests.fakes import FakeEngine, draw_xray
 from tests.needs import ROOT
+from tests.unit.dicom_files import made, written
 
 SCHEMA = json.loads((ROOT / "docs" / "prediction.schema.json").read_text(encoding="utf-8"))
 
@@ -145,6 +146,14 @@ def test_a_bad_file_does_not_stop_the_others(desk: Desk, work: Path, tmp_path: P
     assert lines[1]["error"]
     assert lines[1]["areas_px.lungs"] == ""
     assert "areas_px" not in lines[1]
+
+
+def test_what_the_header_says_against_a_chest_stands_in_the_row(desk: Desk, work: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(written(made(ViewPosition="LL")))
+    state, _ = finished(desk, [path], work, tmp_path)
+    note = f"{batch.NOT_A_CHEST}. The file's header says that this is a lateral view."
+    assert [(row.status, row.note) for row in state.rows] == [("done", note)]
 
 
 def test_litter_of_operating_systems_is_left_out(tmp_path: Path) -> None:
