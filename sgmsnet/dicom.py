@@ -19,7 +19,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
 from pydicom.uid import UID, UID_dictionary
 
-from sgmsnet.dicom_header import not_frontal, number, spacing, usual_sides
+from sgmsnet.dicom_header import not_frontal, number, spacing, turned, usual_sides
 from sgmsnet.radiograph import (
     DECODING_ERRORS,
     Radiograph,
@@ -89,7 +89,7 @@ def read(data: bytes, name: str) -> Radiograph:
         spacing_at=spacing_at,
         usual_sides=usual_sides(dataset),
         frontal=against is None,
-        header_says=against,
+        header_says=against or ("the image is turned or upside-down" if turned(dataset) else None),
     )
 
 

@@ -51,9 +51,18 @@ def spacing_of(dataset: Dataset, keyword: str) -> Spacing | None:
 
 
 def usual_sides(dataset: Dataset) -> bool:
-    """False where a row of the image does not run towards the patient's left (DICOM PS3.3 C.7.6.1.1.1)."""
+    """Whether rows of the image run towards the patient's left and columns to the feet, as far as the file says.
+
+    Source: DICOM PS3.3 C.7.6.1.1.1.
+    """
     row, _ = _orientation(dataset)
-    return not row or row.startswith("L")
+    return (not row or row.startswith("L")) and not turned(dataset)
+
+
+def turned(dataset: Dataset) -> bool:
+    """Whether the file says that columns of the image do not run to the feet."""
+    _, column = _orientation(dataset)
+    return bool(column) and not column.startswith("F")
 
 
 def not_frontal(dataset: Dataset) -> str | None:

@@ -129,14 +129,16 @@ def _model(prediction: Prediction) -> str:
 
 
 def _limits(prediction: Prediction) -> tuple[str, ...]:
-    if prediction.radiograph.spacing_mm is None:
-        return (*_LIMITS, "The file states no pixel spacing, so areas are known in pixels alone.")
-    if prediction.radiograph.spacing_at == "detector":
+    radiograph = prediction.radiograph
+    limits = _LIMITS if radiograph.header_note is None else (*_LIMITS, radiograph.header_note)
+    if radiograph.spacing_mm is None:
+        return (*limits, "The file states no pixel spacing, so areas are known in pixels alone.")
+    if radiograph.spacing_at == "detector":
         return (
-            *_LIMITS,
+            *limits,
             "The file states a pixel spacing at the detector alone, where areas are larger than in the patient.",
         )
-    return _LIMITS
+    return limits
 
 
 def _where(prediction: Prediction) -> str:

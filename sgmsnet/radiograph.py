@@ -64,7 +64,11 @@ class UnreadableImageError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Radiograph:
-    """A grey X-ray, upright, dense structures bright (MONOCHROME2); nothing in it names the patient."""
+    """A grey X-ray, dense structures bright (MONOCHROME2); nothing in it names the patient.
+
+    Turned as EXIF and TIFF orientation say. DICOM's PatientOrientation turns nothing, because it is often wrong, and
+    viewers do not turn either: it only tells whether the sides can be.
+    """
 
     pixels: np.ndarray
     """(H, W) uint8 or uint16, read-only."""
@@ -77,13 +81,13 @@ class Radiograph:
     format: str
     """PNG, JPEG, TIFF, DICOM or array."""
     usual_sides: bool = True
-    """Whether the patient's right is taken to be on the image's left; not where the file says otherwise."""
+    """Whether the patient's right is taken to be on the image's left; not where the file says otherwise, or turned."""
     spacing_at: SpacingAt | None = None
     """Where spacing_mm holds: at the detector everything is larger. None without spacing, or where nobody knows."""
     frontal: bool = True
     """Not where the file's header says that this is another view or another part of the body."""
     header_says: str | None = None
-    """What the header says against a frontal chest X-ray, in our own words: what follows "says that"."""
+    """What the header says against an upright frontal chest X-ray, in our own words: what follows "says that"."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for pixels or a window that cannot be shown."""

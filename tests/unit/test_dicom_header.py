@@ -8,6 +8,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from sgmsnet.html_report import render
 from sgmsnet.imaging import load
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Familiarity, withhold_unfamiliar
@@ -63,6 +64,11 @@ def test_spacing_is_brought_to_the_patient_where_the_file_tells_how_and_says_whe
         (["A", "F"], False),
         (["P", "FL"], False),
         (["H", "L"], False),
+        (["L", "H"], False),
+        (["LA", "HR"], False),
+        (["F", "R"], False),
+        (["R", "H"], False),
+        (["L", ""], True),
         (["", ""], True),
         ("R", True),  # half an orientation is none
         ("", True),
@@ -94,7 +100,10 @@ SILENT: list[dict[str, Any]] = [
     *({"ViewPosition": view} for view in ("AP", "PA", "", None, "LLD", "RLD", "LLO", "LPO", "ANTERIOR", ["LL", "PA"])),
     *({"BodyPartExamined": part} for part in ("CHEST", "THORAX", "PORT CHEST", "TÓRAX", "RIBS", "LUNG", "", None)),
     *({"BodyPartExamined": part} for part in ("ABDOMEN", "SHOULDER", "TSPINE", "HANDLE", "X", NAME, ["HAND", "CHEST"])),
-    *({"PatientOrientation": rows} for rows in (["L", "F"], ["LA", "F"], ["R", "F"], ["", ""], "A", "", None)),
+    *(
+        {"PatientOrientation": rows}
+        for rows in (["L", "F"], ["LA", "F"], ["R", "F"], ["", ""], ["", "F"], "A", "", None)
+    ),
     {"PatientOrientation": ["A", "F"], "ViewPosition": "PA"},
 ]
 
@@ -105,6 +114,22 @@ def test_only_a_header_beyond_doubt_speaks_against_a_frontal_chest(elements: dic
     radiograph = load(written(made(**elements)))
     assert (radiograph.frontal, radiograph.header_says) == (says is None, says)
     assert radiograph.header_note == (says and f"The file's header says that {says}.")
+
+
+@pytest.mark.parametrize("rows", [["L", "H"], ["R", "H"], ["F", "R"], ["H", "L"]])
+def test_a_turned_image_stays_as_it_is_and_the_record_says_so(rows: list[str]) -> None:
+    judge = {"familiarity": lambda embedding, lungs: Familiarity(0.9, True)}
+    pipeline = Pipeline(FakeEngine(), thresholds={}, temperature={}, **judge)
+    pixels = draw_xray()[::-1].copy()
+    plain = pipeline.predict(written(made(pixels)), name="chest.dcm")
+    turned = pipeline.predict(written(made(pixels, PatientOrientation=rows)), name="chest.dcm")
+    assert np.array_equal(turned.radiograph.pixels, plain.radiograph.pixels)
+    record = turned.record()
+    jsonschema.validate(record, SCHEMA)
+    assert (plain.record()["sides_known"], record["sides_known"]) == (True, False)
+    assert record["header_note"] == "The file's header says that the image is turned or upside-down."
+    assert (record["familiar"], record["areas_px"]) == (True, plain.record()["areas_px"])
+    assert str(record["header_note"]).replace("'", "&#x27;") in render(turned)
 
 
 @pytest.mark.parametrize("pixels_familiar", [True, False, None])
