@@ -18,8 +18,8 @@ _FRONTAL, _LATERAL = frozenset({"AP", "PA"}), frozenset({"LL", "RL", "LAT", "LAT
 # Not abdomen, shoulder, neck or spine: what is filed under them can be a frontal picture with the lungs in it.
 # fmt: off
 _NOT_THE_CHEST = frozenset({
-    "ANKLE", "ARM", "CALCANEUS", "ELBOW", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW",
-    "KNEE", "LEG", "MANDIBLE", "PATELLA", "PELVIS", "SKULL", "THIGH", "THUMB", "TOE", "WRIST",
+    "ANKLE", "ARM", "CALCANEUS", "ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP",
+    "HUMERUS", "JAW", "KNEE", "LEG", "MANDIBLE", "PATELLA", "PELVIS", "SKULL", "THIGH", "THUMB", "TOE", "WRIST",
 })
 # fmt: on
 
@@ -72,7 +72,7 @@ def not_frontal(dataset: Dataset) -> str | None:
     """
     part, view = _word(dataset, "BodyPartExamined"), _word(dataset, "ViewPosition")
     if part in _NOT_THE_CHEST:
-        return f"this is an X-ray of the {part.lower()}"
+        return f"it shows another part of the body: {part.lower()}"
     row, _ = _orientation(dataset)
     if view in _LATERAL or (row.startswith(("A", "P")) and view not in _FRONTAL):
         return "this is a lateral view"

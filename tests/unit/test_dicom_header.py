@@ -13,6 +13,7 @@ from sgmsnet.imaging import load
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Familiarity, withhold_unfamiliar
 from tests.fakes import FakeEngine, draw_xray
+from tests.needs import data_dir
 from tests.unit.dicom_files import NAME, RAMP, made, written
 from tests.unit.predicting import SCHEMA
 
@@ -85,14 +86,14 @@ def test_sides_are_usual_unless_the_file_says_otherwise(orientation: list[str] |
 
 # ---- view and part of the body ----
 
-LATERAL, HAND = "this is a lateral view", "this is an X-ray of the hand"
+LATERAL, HAND = "this is a lateral view", "it shows another part of the body: hand"
 AGAINST: list[tuple[dict[str, Any], str]] = [
     *(({"ViewPosition": view}, LATERAL) for view in ("LL", "RL", "LATERAL", "lat ")),
     *(({"PatientOrientation": rows}, LATERAL) for rows in (["A", "F"], ["P", "F"], ["AR", "F"], ["p", "f"])),
     ({"BodyPartExamined": "CHEST", "ViewPosition": "LL"}, LATERAL),
     ({"BodyPartExamined": "HAND"}, HAND),
     ({"BodyPartExamined": " hand", "ViewPosition": "PA"}, HAND),
-    ({"BodyPartExamined": "SKULL", "ViewPosition": "LL"}, "this is an X-ray of the skull"),
+    ({"BodyPartExamined": "SKULL", "ViewPosition": "LL"}, "it shows another part of the body: skull"),
 ]
 # What is usual, odd, empty or contradicts itself counts for nothing.
 SILENT: list[dict[str, Any]] = [
@@ -114,6 +115,12 @@ def test_only_a_header_beyond_doubt_speaks_against_a_frontal_chest(elements: dic
     radiograph = load(written(made(**elements)))
     assert (radiograph.frontal, radiograph.header_says) == (says is None, says)
     assert radiograph.header_note == (says and f"The file's header says that {says}.")
+
+
+def test_the_header_of_a_real_file_speaks_against_a_chest_and_those_of_chests_do_not() -> None:
+    files = {path.name: load(path).header_says for path in (data_dir() / "dicom").glob("*.dcm")}
+    assert files.pop("nonchest_cr_mono1_10bit_jpeg2000lossless.dcm") == "it shows another part of the body: extremity"
+    assert set(files.values()) == {None}
 
 
 @pytest.mark.parametrize("rows", [["L", "H"], ["R", "H"], ["F", "R"], ["H", "L"]])
