@@ -75,9 +75,12 @@ const showMeasures = (root, measured, approximate, kept) => {
     ? "The patient's right lung is on the image's left."
     : "Right and left lung cannot be told apart in this image.";
   const rows = Object.entries(measured.areas_px).flatMap(([name, area]) =>
-    definition(titled(name), areaText(area, measured.areas_mm2?.[name], whereMeasured(measured))),
+    definition(titled(name), areaText(area, measured.areas_mm2?.[name])),
   );
   if (measured.outside_px !== null) rows.push(...definition("Outside lungs", areaText(measured.outside_px)));
+  // A row of its own: behind each area, rows would wrap and move while a threshold is dragged.
+  const where = whereMeasured(measured).trim();
+  if (where) rows.push(...definition("Areas in cm²", where, "Everything is larger there than in the patient."));
   find(".sv-areas").replaceChildren(...rows);
 };
 
@@ -89,9 +92,8 @@ const spoken = ({ share, interval, sides }, approximate) => {
   return `Infected share${approximate ? ", approximate" : ""}: ${said(share.both)} of both lungs${between}${lungs}.`;
 };
 
-const areaText = (pixels, mm2, where) =>
-  `${Math.round(pixels).toLocaleString("en")} px` +
-  (mm2 === undefined || mm2 === null ? "" : `, ${squareCentimetres(mm2)}${where}`);
+const areaText = (pixels, mm2) =>
+  `${Math.round(pixels).toLocaleString("en")} px` + (mm2 === undefined || mm2 === null ? "" : `, ${squareCentimetres(mm2)}`);
 
 const FAMILIAR = {
   true: "Looks like a frontal chest X-ray.",
