@@ -209,7 +209,8 @@ def _from_monochrome(stored: np.ndarray, dataset: FileDataset) -> Radiograph:
     elif window is None:
         inside = pixels[~padding[index]] if padding.any() else pixels
         window = robust_window(inside if inside.size else pixels)
-    return from_plane(pixels, "DICOM", window=window)
+    shown = from_plane(pixels, "DICOM", window=window)
+    return replace(shown, depth=max(8, peak.bit_length()))  # of what the file can hold, not of what this image reaches
 
 
 def _grey_table(values: np.ndarray, dataset: FileDataset) -> tuple[np.ndarray, tuple[float, float] | None]:
