@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +36,8 @@ WORK_EACH, STILL_EACH, IDLE_EACH = 24, 64, 8
 asks for much of it at once), and pages that are open."""
 SILENCE_S, BODY_S = 30.0, 600.0
 """How long a body may pause, and how long it may take in all."""
+SWALLOWED, SWALLOW_S = 16 * 2**20, 2.0
+"""Bytes of a refused body that are still taken in, and for how long."""
 CONTENT_TYPE_AT_MOST = 200
 """Letters, of a form: Gradio fails at a boundary of more than 256; RFC 2046 allows 70."""
 STILL_TIMES, CALL_TIMES = 12, 4
@@ -93,9 +95,18 @@ class Guard:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         door = doors.find(scope["method"], path, folder=self.policy.folder)
         answer = _Answer(scope, path, send, self.policy.headers(path, door))
+        begun = False
+
+        async def watched() -> Message:
+            nonlocal begun
+            begun = True
+            return await receive()
+
         try:
-            await self._let_in(scope, path, door, receive, answer)
+            await self._let_in(scope, path, door, watched, answer)
         except _Refusal as refusal:
+            if not begun and refusal.status != 413:
+                await _swallow(Headers(scope=scope), receive)
             await answer.refuse(refusal)
 
     async def _let_in(self, scope: Scope, path: str, door: Door | None, receive: Receive, answer: _Answer) -> None:
@@ -311,6 +322,23 @@ def _cookies(headers: Headers) -> dict[str, str]:
 
 def _host_name(host: str) -> str:
     return (host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]).lower().rstrip(".")
+
+
+async def _swallow(headers: Headers, receive: Receive) -> None:
+    """Take in a body that is refused: a proxy that still sends it would lose the answer, and make a 502 of it.
+
+    Not where the visitor waits to be told to send it.
+    """
+    length = headers.get("content-length", "")
+    if "expect" in headers or not length.isdecimal() or not 0 < int(length[:20]) <= SWALLOWED:
+        return
+
+    async def take_in() -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(take_in(), SWALLOW_S)
 
 
 async def _nothing() -> Message:

@@ -264,6 +264,25 @@ def test_more_requests_than_can_be_held_get_busy(tmp_path: Path, monkeypatch: py
     assert (b"retry-after", b"2") in sent[0]["headers"]
 
 
+@pytest.mark.parametrize("bodies", [[b"", b"", b""], [b"", b"", None]], ids=["comes", "stalls"])
+def test_a_body_that_is_refused_is_taken_in_so_that_a_proxy_hands_the_answer_on(
+    bodies: list[bytes | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "SWALLOW_S", 0.2)
+    waiting = list(bodies)
+
+    async def receive() -> Any:
+        if (body := waiting.pop(0)) is None:
+            return await stalls()
+        return {"type": "http.request", "body": body, "more_body": bool(waiting)}
+
+    elsewhere = Policy(folder=tmp_path, hosts=frozenset({"localhost"}))
+    started, *_ = asyncio.run(passed(guard.Guard(drain, elsewhere), "/v1/segment", receive, length=3))
+    assert started["status"] == 421
+    assert not waiting
+    assert asyncio.run(passed(guard.Guard(drain, elsewhere), "/v1/segment", receive, length=2**25))[0]["status"] == 421
+
+
 def test_an_error_of_the_application_is_not_swallowed(tmp_path: Path) -> None:
     async def receive() -> Any:
         return {"type": "http.disconnect"}
