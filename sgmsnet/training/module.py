@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -65,6 +66,15 @@ class SegmentationModule(pl.LightningModule):
                     # The same in every process; asking for synchronisation only keeps Lightning from warning.
                     self.log(f"{source}/{name}_dice", (dice / images).float(), sync_dist=True)
                     self.log(f"{source}/{name}_dice_pooled", pooled.float(), sync_dist=True)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Learning rate and weight decay are the recipe's, which may have been changed since the run was stopped."""
+        for optimizer, scheduler in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):
+            decays = (self.recipe.weight_decay, 0.0)  # as in configure_optimizers
+            for group, decay in zip(optimizer["param_groups"], decays, strict=True):
+                group["lr"] *= self.recipe.learning_rate / group["initial_lr"]
+                group |= {"initial_lr": self.recipe.learning_rate, "weight_decay": decay}
+            scheduler["base_lrs"] = [self.recipe.learning_rate] * len(scheduler["base_lrs"])
 
     def configure_gradient_clipping(
         self,

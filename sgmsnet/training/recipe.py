@@ -120,13 +120,17 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Build from nested dictionaries. Raises ConfigError (or DatasetError) in one sentence."""
+        """Build from nested dictionaries; the model's input is as large as the last phase's unless `model` says it.
+
+        Raises ConfigError (or DatasetError) in one sentence.
+        """
         try:
             values = with_numbers(cls, values)
-            values["model"] = ModelConfig.from_dict(values.get("model") or {})
             sources, phases = values.get("sources", ()), values.get("phases", ())
             values["sources"] = tuple(SourceConfig(**with_numbers(SourceConfig, source)) for source in sources)
             values["phases"] = tuple(Phase(**with_numbers(Phase, phase)) for phase in phases)
+            trained = {side: phase.size for phase in values["phases"][-1:] for side in ("height", "width")}
+            values["model"] = ModelConfig.from_dict({**trained, **(values.get("model") or {})})
             if augmentation := values.get("augmentation"):
                 augmentation = with_numbers(Augmentation, augmentation)
                 if "gamma" in augmentation:

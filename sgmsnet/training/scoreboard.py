@@ -89,11 +89,9 @@ class Comparison:
                 raise ConfigError(f"row {row.name}: there is no part called {', '.join(sorted(unknown))}")
 
     def recipe_of(self, row: RowConfig, seed: int) -> Recipe:
-        """The recipe that a row trains; the model's input is that of the last phase. Raises ConfigError."""
+        """The recipe that a row trains. Raises ConfigError."""
         values = {**self.recipe, **row.recipe, "name": row.name, "seed": seed}
-        size = (values.get("phases") or [{}])[-1].get("size", 224)
-        model = {**self.recipe.get("model", {}), **row.recipe.get("model", {})}
-        values["model"] = {**model, "height": size, "width": size}
+        values["model"] = {**self.recipe.get("model", {}), **row.recipe.get("model", {})}
         recipe = Recipe.from_dict(values)
         left_out = [self.part(name).source for name in row.leave_out]
         kept = tuple(s for s in recipe.sources if not any(replace(s, weight=1.0) == out for out in left_out))

@@ -74,6 +74,15 @@ def test_size_follows_the_phases_and_keeps_the_last_beyond_the_end() -> None:
     assert [recipe.size(epoch) for epoch in range(5)] == [64, 64, 96, 96, 96]
 
 
+def test_a_network_is_used_at_the_size_that_it_is_trained_at_last(written: Path) -> None:
+    assert (Recipe.from_dict(values()).model.height, Recipe.from_dict(values()).model.width) == (96, 96)
+    assert load_recipe(written, ["phases.1.size=160"]).model.height == 160
+    assert load_recipe(written, ["model.height=64"]).model.height == 64, "unless it is said"
+    for name in SHIPPED:
+        recipe = load_recipe(name)
+        assert recipe.model.height == recipe.model.width == recipe.phases[-1].size
+
+
 def test_overrides_reach_plain_fields_lists_and_nested_ones(written: Path) -> None:
     recipe = load_recipe(
         written,

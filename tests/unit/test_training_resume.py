@@ -108,3 +108,21 @@ def test_a_run_that_was_killed_goes_on_by_the_command(tiny_config: ModelConfig, 
     ends = [metric_rows(run, "val_set/lungs_dice")[-1] for run in (folder, unbroken)]
     assert ends[1] > 0.8, "there is something to lose"
     assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+
+
+def test_a_resumed_run_takes_learning_rate_and_weight_decay_of_its_recipe(
+    tiny_config: ModelConfig, drawn: Path, tmp_path: Path
+) -> None:
+    begun = recipe_values(tiny_config, drawn, phases=[{"size": 64, "epochs": 2}], weight_decay=0.1, learning_rate=1e-3)
+    train(Recipe.from_dict(begun), folder=tmp_path / "run")
+    before = state_of(tmp_path / "run")["optimizer_states"][0]["param_groups"]
+    changed = {"phases": [{"size": 64, "epochs": 3}], "learning_rate": 5e-3, "weight_decay": 0.3}
+    train(Recipe.from_dict({**begun, **changed}), resume=tmp_path / "run")
+    state = state_of(tmp_path / "run")
+    after = state["optimizer_states"][0]["param_groups"]
+    assert [group["initial_lr"] for group in (*before, *after)] == [1e-3, 1e-3, 5e-3, 5e-3]
+    assert [group["weight_decay"] for group in (*before, *after)] == [0.1, 0.0, 0.3, 0.0]
+    assert state["lr_schedulers"][0]["base_lrs"] == [5e-3, 5e-3]
+    unbroken = train(Recipe.from_dict({**begun, **changed}), folder=tmp_path / "unbroken")
+    expected = state_of(unbroken)["optimizer_states"][0]["param_groups"][0]["lr"]
+    assert after[0]["lr"] == pytest.approx(expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,18 +41,38 @@ def test_a_folder_that_holds_a_run_is_not_written_over(tiny_config: ModelConfig,
         train(recipe, folder=tmp_path)
 
 
-def test_weights_of_other_classes_start_all_but_the_head(tiny_config: ModelConfig, tiny_model: Path) -> None:
-    config = ModelConfig.from_dict({**tiny_config.to_dict(), "classes": ["lungs"]})
+def test_weights_of_other_classes_start_all_but_their_part_of_the_head(
+    tiny_config: ModelConfig, tiny_model: Path
+) -> None:
+    files = checkpoint.find(tiny_model)
+    assert files.config.classes == ("lungs", "infection")
+    config = ModelConfig.from_dict({**tiny_config.to_dict(), "classes": ["infection", "opacity", "lungs"]})
     torch.manual_seed(9)
     network = SGMSNet(config)
     head = network.head.weight.clone()
-    left_out = start_from(network, tiny_model)
-    assert left_out == ["head.weight", "head.bias"]
-    assert torch.equal(network.head.weight, head)
-    source = checkpoint.load_network(checkpoint.find(tiny_model)).state_dict()
+    assert start_from(network, tiny_model) == ["head of opacity"]
+    source = checkpoint.load_network(files).state_dict()
     for name, tensor in network.state_dict().items():
-        if name not in left_out:
+        if not name.startswith("head."):
             assert torch.equal(tensor, source[name]), name
+    assert torch.equal(network.head.weight[1], head[1])
+    assert torch.equal(network.head.weight[[2, 0]], source["head.weight"])
+    assert torch.equal(network.head.bias[[2, 0]], source["head.bias"])
+
+
+def test_weights_of_another_width_leave_out_what_does_not_fit(tiny_config: ModelConfig, tiny_model: Path) -> None:
+    wider = (tiny_config.decoder_widths[0] + 8, *tiny_config.decoder_widths[1:])
+    left_out = start_from(SGMSNet(replace(tiny_config, decoder_widths=wider)), tiny_model)
+    assert "head.weight" in left_out
+    assert "head.bias" not in left_out
+    assert not any(name.startswith("encoder") for name in left_out)
+
+
+def test_a_memory_trained_with_another_scale_is_not_started_from(tiny_config: ModelConfig, tiny_model: Path) -> None:
+    other = SGMSNet(replace(tiny_config, scale_query=not tiny_config.scale_query))
+    with pytest.raises(ConfigError, match="was trained with scale_query: "):
+        start_from(other, tiny_model)
+    start_from(SGMSNet(replace(other.config, memory_stages=())), tiny_model)
 
 
 def test_init_reaches_the_network_that_is_trained(
