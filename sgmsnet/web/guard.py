@@ -36,8 +36,8 @@ WORK_EACH, STILL_EACH, IDLE_EACH = 24, 64, 8
 asks for much of it at once), and pages that are open."""
 SILENCE_S, BODY_S = 30.0, 600.0
 """How long a body may pause, and how long it may take in all."""
-SWALLOWED, SWALLOW_S = 16 * 2**20, 2.0
-"""Bytes of a refused body that are still taken in, and for how long."""
+LINGER_S = 2.0
+"""How long a body that was refused may go on coming, behind its answer."""
 CONTENT_TYPE_AT_MOST = 200
 """Letters, of a form: Gradio fails at a boundary of more than 256; RFC 2046 allows 70."""
 STILL_TIMES, CALL_TIMES = 12, 4
@@ -105,9 +105,8 @@ class Guard:
         try:
             await self._let_in(scope, path, door, watched, answer)
         except _Refusal as refusal:
-            if not begun and refusal.status != 413:
-                await _swallow(Headers(scope=scope), receive)
-            await answer.refuse(refusal)
+            lingers = not begun and scope["method"] == "POST" and "expect" not in Headers(scope=scope)
+            await answer.refuse(refusal, receive if lingers else None)
 
     async def _let_in(self, scope: Scope, path: str, door: Door | None, receive: Receive, answer: _Answer) -> None:
         headers, client = Headers(scope=scope), client_of((scope.get("client") or ("?",))[0])
@@ -243,8 +242,12 @@ class _Answer:
                 headers.setdefault("Retry-After", "2")
         await self._send(message)
 
-    async def refuse(self, refusal: _Refusal) -> None:
-        """Answer with one sentence in the form that REST or the page's own programs expect."""
+    async def refuse(self, refusal: _Refusal, unread: Receive | None = None) -> None:
+        """Answer with one sentence in the form that REST or the page's own programs expect.
+
+        What still comes of an `unread` body is taken in before the connection is closed: closed at once, it would be
+        reset, and a proxy that still sends would lose the answer.
+        """
         if self.status is not None:  # an answer has begun; all that is left is to end it
             self.finished_early = True
             return
@@ -252,7 +255,15 @@ class _Answer:
         response = JSONResponse({key: refusal.sentence}, refusal.status, {"Connection": "close"})
         if refusal.wait_s is not None:
             response.headers["Retry-After"] = str(max(1, round(refusal.wait_s)))
-        await response(self._scope, _nothing, self)
+        if unread is None:
+            await response(self._scope, _nothing, self)
+        else:
+            head = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+            await self(head)
+            await self({"type": "http.response.body", "body": response.body, "more_body": True})
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_take_in(unread), LINGER_S)
+            await self({"type": "http.response.body", "body": b"", "more_body": False})
         self.finished_early = True
 
 
@@ -324,21 +335,9 @@ def _host_name(host: str) -> str:
     return (host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]).lower().rstrip(".")
 
 
-async def _swallow(headers: Headers, receive: Receive) -> None:
-    """Take in a body that is refused: a proxy that still sends it would lose the answer, and make a 502 of it.
-
-    Not where the visitor waits to be told to send it.
-    """
-    length = headers.get("content-length", "")
-    if "expect" in headers or not length.isdecimal() or not 0 < int(length[:20]) <= SWALLOWED:
-        return
-
-    async def take_in() -> None:
-        while (await receive()).get("more_body"):
-            pass
-
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(take_in(), SWALLOW_S)
+async def _take_in(receive: Receive) -> None:
+    while (await receive()).get("more_body"):
+        pass
 
 
 async def _nothing() -> Message:

@@ -94,5 +94,5 @@ def test_nginx_with_the_lines_of_security_md_hands_on_all_that_is_needed(server:
         assert other.post("/v1/segment", files={"file": png()}, headers={"origin": f"http://{NAME}"}).status_code == 200
         assert other.get("/", headers={"host": "evil.example"}).status_code == 421
         large = png() + bytes(70 * 2**20)  # more than REST takes, and more than nginx does by itself
-        assert other.post("/v1/segment", files={"file": large}).status_code in (413, 502)
+        assert other.post("/v1/segment", files={"file": large}).status_code == 413
         assert other.post("/gradio_api/upload", files={"files": ("batch.zip", large)}).status_code == 200

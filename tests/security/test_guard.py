@@ -264,11 +264,12 @@ def test_more_requests_than_can_be_held_get_busy(tmp_path: Path, monkeypatch: py
     assert (b"retry-after", b"2") in sent[0]["headers"]
 
 
+@pytest.mark.parametrize("length", [3, 2**27])
 @pytest.mark.parametrize("bodies", [[b"", b"", b""], [b"", b"", None]], ids=["comes", "stalls"])
-def test_a_body_that_is_refused_is_taken_in_so_that_a_proxy_hands_the_answer_on(
-    bodies: list[bytes | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_refused_body_is_taken_in_behind_its_answer_so_that_a_proxy_hands_that_on(
+    bodies: list[bytes | None], length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "SWALLOW_S", 0.2)
+    monkeypatch.setattr(guard, "LINGER_S", 0.2)
     waiting = list(bodies)
 
     async def receive() -> Any:
@@ -277,10 +278,11 @@ def test_a_body_that_is_refused_is_taken_in_so_that_a_proxy_hands_the_answer_on(
         return {"type": "http.request", "body": body, "more_body": bool(waiting)}
 
     elsewhere = Policy(folder=tmp_path, hosts=frozenset({"localhost"}))
-    started, *_ = asyncio.run(passed(guard.Guard(drain, elsewhere), "/v1/segment", receive, length=3))
+    started, body, end = asyncio.run(passed(guard.Guard(drain, elsewhere), "/v1/segment", receive, length=length))
     assert started["status"] == 421
+    assert int(dict(started["headers"])[b"content-length"]) == len(body["body"]) > 0
+    assert (body["more_body"], end) == (True, {"type": "http.response.body", "body": b"", "more_body": False})
     assert not waiting
-    assert asyncio.run(passed(guard.Guard(drain, elsewhere), "/v1/segment", receive, length=2**25))[0]["status"] == 421
 
 
 def test_an_error_of_the_application_is_not_swallowed(tmp_path: Path) -> None:
