@@ -235,12 +235,15 @@ def test_the_same_seed_draws_the_same_and_another_seed_does_not() -> None:
 def loss_by_formula(
     logits: np.ndarray, masks: np.ndarray, labelled: np.ndarray, weights: list[float], dice_weight: float
 ) -> float:
-    """Mean over labelled (image, class) of w (BCE + d (1 - (2 sum(pt) + 1) / (sum(p) + sum(t) + 1))), in float64."""
+    """Mean over labelled (image, class) of w (BCE + d (1 - (2 sum(pt) + 1) / (sum(p) + sum(t) + 1))), in float64.
+
+    Of an empty mask the second term is d mean(p) / (mean(p) + 0.01).
+    """
     total = count = 0.0
     for i, k in np.argwhere(labelled > 0):
         p, t = 1 / (1 + np.exp(-logits[i, k].astype(np.float64))), masks[i, k].astype(np.float64)
         bce = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
-        dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+        dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1) if t.any() else p.mean() / (p.mean() + 0.01)
         total += weights[k] * (bce + dice_weight * dice)
         count += weights[k]
     return total / count
@@ -255,11 +258,13 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return logits, masks, torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
 
 
+@pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize(("weights", "dice_weight"), [([1.0, 1.0], 1.0), ([0.5, 2.0], 1.0), ([1.0, 3.0], 0.25)])
 def test_the_loss_is_the_formula(
-    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], weights: list[float], dice_weight: float
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], weights: list[float], dice_weight: float, empty: bool
 ) -> None:
     logits, masks, labelled = batch
+    masks[1, 0] *= not empty
     got = PartialLabelLoss(weights, dice_weight=dice_weight)(logits, masks, labelled).item()
     arrays = (tensor.detach().numpy() for tensor in batch)
     assert got == pytest.approx(loss_by_formula(*arrays, weights, dice_weight), rel=1e-5)
@@ -291,3 +296,16 @@ def test_an_empty_mask_costs_less_the_less_is_predicted() -> None:
     costs = [loss(torch.full((1, 1, 16, 16), level), masks, labelled).item() for level in (0.0, -4.0, -8.0, -16.0)]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < 1e-3
+
+
+def test_a_false_alarm_in_a_healthy_chest_is_felt_as_much_as_a_miss_in_an_ill_one() -> None:
+    """A blob of 3 % of the image, half believed where nothing is, against the same blob outlined and not believed."""
+    blob = torch.zeros(1, 1, 100, 100)
+    blob[..., 30:60, 40:50] = 1
+    slopes = []
+    for logits, masks in ((6 * blob - 6, torch.zeros_like(blob)), (torch.full_like(blob, -2.0), blob)):
+        logits.requires_grad_()
+        PartialLabelLoss([1.0])(logits, masks, torch.ones(1, 1)).backward()
+        assert logits.grad is not None
+        slopes.append(float((logits.grad * blob).abs().sum()))
+    assert 0.5 < slopes[0] / slopes[1] < 4, "0.3 with the smoothing of one pixel"
