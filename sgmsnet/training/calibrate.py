@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -35,6 +35,8 @@ VARIED = 80
 """Of each source, at most, from which pictures unlike them are made."""
 _SMALL = 128
 _Item = TypeVar("_Item")
+_Evidence = tuple[np.ndarray, np.ndarray, str]
+"""Embedding float32 (C,), shape of the lungs float64 (13,), and whose chest it is or is made of."""
 ADULTS = "healthy adults"
 _FAMILIAR = {(INFECTION, "qata"), (LUNGS, "lungs"), (INFECTION, "healthy")}  # each validation chest once
 
@@ -120,7 +122,7 @@ class _Runner:
         self.lungs: list[share.Lung] = []
         self._pipeline = pipeline
         self._limit = limit
-        self._evidence: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._evidence: dict[str, list[_Evidence]] = {}
 
     def reads(self, name: str, threshold: float, temperature: float) -> None:
         """Take another threshold and temperature for a class from now on."""
@@ -140,7 +142,7 @@ class _Runner:
                     kind = source if grown_up is None else ADULTS if grown_up else "healthy children"
                     self._remember_share(sample, prediction, truth, kind)
                 if (name, source) in _FAMILIAR:
-                    self._evidence.setdefault(source, []).append(_evidence(prediction))
+                    self._evidence.setdefault(source, []).append(_evidence(prediction, sample.group))
                 if len(parts) >= 64:  # histograms are long
                     parts = [LogitHistogram.join(parts)]
         return LogitHistogram.join(parts)
@@ -154,19 +156,19 @@ class _Runner:
         found = []
         for source in ("qata", "lungs", "healthy"):
             images = _every(self._samples(source, "train"), CHESTS)
-            found += [_evidence(p) for p in self._predictions([sample.image for sample in images])]
+            seen = self._predictions([sample.image for sample in images])
+            found += [_evidence(p, sample.group) for p, sample in zip(seen, images, strict=True)]
         like, unlike = self.variants("train", LIKE), self.variants("train", UNLIKE)
         return _joined([_seen(found), *like.values()]), _joined(list(unlike.values()))
 
     def variants(self, split: str, variants: Mapping[str, Variant]) -> dict[str, Seen]:
         """Evidence on what is made of a few chests of each source."""
-        files = [
-            s.image for source in ("qata", "lungs", "healthy") for s in _every(self._samples(source, split), VARIED)
-        ]
+        samples = [s for source in ("qata", "lungs", "healthy") for s in _every(self._samples(source, split), VARIED)]
         result = {}
         for name, variant in variants.items():
-            arrays = (np.ascontiguousarray(variant(imaging.load(file).display)) for file in files)
-            result[name] = _seen([_evidence(prediction) for prediction in self._predictions(arrays)])
+            arrays = (np.ascontiguousarray(variant(imaging.load(sample.image).display)) for sample in samples)
+            seen = self._predictions(arrays)
+            result[name] = _seen([_evidence(p, sample.group) for p, sample in zip(seen, samples, strict=True)])
         return result
 
     def negatives(self) -> dict[str, Seen]:
@@ -177,9 +179,9 @@ class _Runner:
         with (folder / "negatives.csv").open(newline="", encoding="utf-8") as table:
             rows = _every(list(csv.DictReader(table)), self._limit)
         arrays = (_enlarged(imaging.load(folder / row["file"]).display) for row in rows)
-        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        found: dict[str, list[_Evidence]] = {}
         for row, prediction in zip(rows, self._predictions(arrays), strict=True):
-            found.setdefault(row["kind"], []).append(_evidence(prediction))
+            found.setdefault(row["kind"], []).append(_evidence(prediction, row["file"]))
         return {kind: _seen(evidence) for kind, evidence in sorted(found.items())}
 
     def _remember_share(self, sample: Sample, prediction: Prediction, truth: np.ndarray, source: str) -> None:
@@ -201,19 +203,19 @@ class _Runner:
             yield replace(outcome, thresholds=self.thresholds, temperature=self.temperature)
 
 
-def _evidence(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
-    """Embedding float32 (C,) and shape of the lungs float64 (13,)."""
+def _evidence(prediction: Prediction, group: str) -> _Evidence:
     if prediction.embedding is None:
         raise DatasetError("this engine gives no embedding, and familiarity needs it")
-    return prediction.embedding, shape_features(prediction.on_the_grid(LUNGS))
+    return prediction.embedding, shape_features(prediction.on_the_grid(LUNGS)), group
 
 
-def _seen(evidence: Sequence[tuple[np.ndarray, np.ndarray]]) -> Seen:
-    return Seen(np.stack([e for e, _ in evidence]), np.stack([shape for _, shape in evidence]))
+def _seen(evidence: Sequence[_Evidence]) -> Seen:
+    embeddings, shapes, groups = zip(*evidence, strict=True)
+    return Seen(np.stack(embeddings), np.stack(shapes), np.array(groups))
 
 
 def _joined(parts: Sequence[Seen]) -> Seen:
-    return Seen(np.concatenate([part.embeddings for part in parts]), np.concatenate([part.shapes for part in parts]))
+    return Seen(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Seen)))
 
 
 def _every(items: list[_Item], most: int | None) -> list[_Item]:

@@ -23,26 +23,31 @@ _RIDGE = 3.0  # on standardised features, of a likelihood summed over some thous
 
 @dataclass(frozen=True)
 class Seen:
-    """What the graph gave for some images: embeddings (N, C) and shapes of lungs (N, 13)."""
+    """What the graph gave for some images: embeddings (N, C) and shapes of lungs (N, 13); of whom they are, str (N,).
+
+    What is made of a chest is of the same person as the chest.
+    """
 
     embeddings: np.ndarray
     shapes: np.ndarray
+    groups: np.ndarray
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
     def take(self, chosen: np.ndarray) -> Seen:
         """The images that an index or a bool array chooses."""
-        return Seen(self.embeddings[chosen], self.shapes[chosen])
+        return Seen(self.embeddings[chosen], self.shapes[chosen], self.groups[chosen])
 
 
 def fit(chests: Seen, others: Seen, *, axes: int = AXES) -> FamiliarityModel:
-    """Statistics for which REFUSED of the chests, judged by fits that had not seen them, score below 0.5.
+    """Statistics for which REFUSED of the chests, judged by fits that had not seen the person, score below 0.5.
 
     chests, others: at least 2 * FOLDS images each.
     """
-    fold = np.arange(len(chests)) % FOLDS
-    other_fold = np.arange(len(others)) % FOLDS
+    people = np.unique(np.concatenate([chests.groups, others.groups]))
+    part = np.random.default_rng(0).permutation(len(people)) % FOLDS
+    fold, other_fold = (part[np.searchsorted(people, seen.groups)] for seen in (chests, others))
     margins = np.empty(len(chests))
     for k in range(FOLDS):
         model = _fit(chests.take(fold != k), others.take(other_fold != k), axes)

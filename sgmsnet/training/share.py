@@ -5,6 +5,7 @@ The method is told in sgmsnet/interval.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,10 +81,10 @@ def fit(lungs: Sequence[Lung]) -> ShareCuts:
 
 
 def _cuts(lungs: Sequence[Lung]) -> Cuts:
-    # The finite-sample correction of conformal prediction, for each of the two ends.
-    part = min(1.0, np.ceil((len(lungs) + 1) * (1 + LEVEL) / 2) / len(lungs))
-    strict = float(np.quantile([lung.strict() for lung in lungs], part, method="higher"))
-    lax = -float(np.quantile([-lung.lax() for lung in lungs], part, method="higher"))
+    # For each end the rank of conformal prediction: a new lung is as likely to fall at any place among these.
+    rank = min(len(lungs), math.ceil((len(lungs) + 1) * (1 + LEVEL) / 2))
+    strict = float(np.sort([lung.strict() for lung in lungs])[rank - 1])
+    lax = -float(np.sort([-lung.lax() for lung in lungs])[rank - 1])
     return Cuts(round(max(strict, lax), 1), round(min(strict, lax), 1))
 
 

@@ -5,7 +5,7 @@ Nothing here changes a model: what is found is passed to `checkpoint.save`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
 from typing import Any
@@ -31,13 +31,16 @@ TEMPERATURES = (0.1, 10.0)
 class LogitHistogram:
     """How often each logit occurs inside and outside the true mask, and Dice at each cut, summed over images.
 
-    positive, negative: pixels, int64 (BINS,); bin i holds EDGES[i] < logit <= EDGES[i + 1]. dice: sum over images of
-    the Dice of `logit > EDGES[i]`, float64 (BINS + 1,). images: how many Dice were summed. Histograms are added with
-    `+`, those of several processes too: the sum is that of one pass.
+    positive, negative: pixels, int64 (BINS,); bin i holds EDGES[i] < logit <= EDGES[i + 1]. positive_share,
+    negative_share: the same as parts of each image's pixels, float64 (BINS,), in which a large image weighs no more
+    than a small one. dice: sum over images of the Dice of `logit > EDGES[i]`, float64 (BINS + 1,). images: how many
+    Dice were summed. Histograms are added with `+`, those of several processes too: the sum is that of one pass.
     """
 
     positive: np.ndarray
     negative: np.ndarray
+    positive_share: np.ndarray
+    negative_share: np.ndarray
     dice: np.ndarray
     images: int
 
@@ -53,7 +56,8 @@ class LogitHistogram:
         negative = np.bincount(bins[~truth], minlength=BINS)
         tp, fp = _above(positive), _above(negative)
         dice = (2 * tp + EPSILON) / (tp + fp + tp[0] + EPSILON)  # tp + fp + all that are true
-        return cls(positive, negative, dice if outlined else np.zeros(BINS + 1), int(outlined))
+        dice = dice if outlined else np.zeros(BINS + 1)
+        return cls(positive, negative, positive / truth.size, negative / truth.size, dice, int(outlined))
 
     @classmethod
     def join(cls, parts: list[LogitHistogram]) -> LogitHistogram:
@@ -61,18 +65,13 @@ class LogitHistogram:
         return reduce(add, parts)
 
     def __add__(self, other: LogitHistogram) -> LogitHistogram:
-        return LogitHistogram(
-            self.positive + other.positive,
-            self.negative + other.negative,
-            self.dice + other.dice,
-            self.images + other.images,
-        )
+        return LogitHistogram(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def negative_log_likelihood(self, temperature: float) -> float:
-        """Mean over pixels of -log p(truth), natural logarithm, p = sigmoid(logit / temperature)."""
+        """Mean over images of the mean of -log p(truth), natural logarithm, p = sigmoid(logit / temperature)."""
         x = CENTRES / temperature
-        losses = self.positive @ np.logaddexp(0, -x) + self.negative @ np.logaddexp(0, x)
-        return float(losses / (self.positive.sum() + self.negative.sum()))
+        losses = self.positive_share @ np.logaddexp(0, -x) + self.negative_share @ np.logaddexp(0, x)
+        return float(losses / (self.positive_share.sum() + self.negative_share.sum()))
 
     def fit_temperature(self) -> float | None:
         """The temperature with the least negative log likelihood; None unless there are pixels of both kinds.
@@ -103,7 +102,7 @@ class Sweep:
     """None where it cannot be fitted; the thresholds are then for temperature 1."""
     nll_at_temperature_1: float
     nll: float
-    """Mean negative log likelihood of a pixel at the temperature found."""
+    """Mean negative log likelihood at the temperature found, over an image's pixels and then over images."""
     images: int
     dice_per_image: np.ndarray | None
     """float64 (len(THRESHOLDS),); None without outlined images, as is dice_pooled."""

@@ -40,6 +40,13 @@ def test_intervals_cover_95_percent_of_lungs_that_were_not_seen() -> None:
     assert 0.94 <= np.mean(inside) <= 0.97  # knots are 0.1 apart and truths of 0 lie inside by themselves
 
 
+def test_the_cuts_lie_at_the_conformal_rank() -> None:
+    """Of 79 lungs, rank 0.975 * 80 = 78 from below and from above: one lung lies outside at each end."""
+    lungs = [Lung("drawn", str(i), "both", 0.5, (KNOTS[100 + i] > KNOTS).astype(float)) for i in range(79)]
+    cuts = share.fit(lungs).both
+    assert (cuts.strict, cuts.lax) == (round(KNOTS[177], 1), round(KNOTS[100], 1))
+
+
 def test_cross_fitted_coverage_is_that_of_new_lungs() -> None:
     found = share.coverage(drawn_lungs(1000, seed=2))
     assert set(found) == {("drawn", "both lungs"), ("drawn", "one lung")}

@@ -31,7 +31,8 @@ def seen(count: int, *, seed: int, shift: float = 0.0, stretch: float = 1.0) -> 
     rng = np.random.default_rng(seed)
     scales = np.geomspace(3, 0.05, CHANNELS)
     embeddings = rng.normal(0, stretch, (count, CHANNELS)) * scales + shift * scales
-    return Seen(embeddings.astype(np.float32), rng.normal(0.3 + 0.2 * shift, 0.05, (count, SHAPE_FEATURES)))
+    shapes = rng.normal(0.3 + 0.2 * shift, 0.05, (count, SHAPE_FEATURES))
+    return Seen(embeddings.astype(np.float32), shapes, np.array([f"{seed}-{i}" for i in range(count)]))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,22 @@ def test_as_many_new_chests_are_refused_as_was_promised(model: FamiliarityModel)
     assert refused <= 3 * REFUSED
 
 
+def test_pictures_of_one_person_are_judged_by_fits_that_saw_none_of_them() -> None:
+    """Twenty pictures of each, alike: a fit that saw nineteen knows the person, and is no guide to new people."""
+    rng = np.random.default_rng(6)
+
+    def crowd(people: int, *, shift: float) -> np.ndarray:
+        faces = np.repeat(rng.normal(shift, 1, (people, CHANNELS)), 20, axis=0)
+        return (faces + rng.normal(0, 0.1, faces.shape)).astype(np.float32)
+
+    chests = replace(seen(800, seed=7), embeddings=crowd(40, shift=0))
+    by_person = replace(chests, groups=np.repeat([f"person {i}" for i in range(40)], 20))
+    others = replace(seen(800, seed=1), embeddings=crowd(40, shift=0.5))
+    new = replace(seen(4000, seed=8), embeddings=crowd(200, shift=0))
+    apart, mixed = ((margins_of(fit(those, others), new) < 0).mean() for those in (by_person, chests))
+    assert apart < mixed / 2
+
+
 def test_what_is_unlike_is_refused_even_where_no_counter_example_lay(model: FamiliarityModel) -> None:
     assert (margins_of(model, seen(200, seed=3, shift=2)) < 0).mean() > 0.9
     assert (margins_of(model, seen(200, seed=4, shift=4)) < 0).all()
@@ -53,7 +70,7 @@ def test_score_and_verdict_agree_with_the_margin(model: FamiliarityModel) -> Non
     one = seen(1, seed=5)
     shape = one.shapes[0]
     verdict = model(one.embeddings[0], None)
-    margin = margins_of(model, Seen(one.embeddings, np.zeros((1, SHAPE_FEATURES))))[0]
+    margin = margins_of(model, replace(one, shapes=np.zeros((1, SHAPE_FEATURES))))[0]
     assert verdict.score == pytest.approx(1 / (1 + np.exp(-margin)))
     assert verdict.familiar == (margin >= 0)
     assert model.features(one.embeddings[0], shape).shape == model.weights.shape

@@ -35,6 +35,13 @@ def test_temperature_is_that_of_a_fit_on_every_pixel() -> None:
     assert sweep.nll_at_temperature_1 == pytest.approx(np.logaddexp(0, signed).mean(), rel=1e-3)
 
 
+def test_a_large_image_weighs_no_more_in_the_temperature_than_a_small_one() -> None:
+    logits, truth = images(2)
+    enlarged = [array.repeat(9, axis=0).repeat(9, axis=1) for array in (logits[0], truth[0])]
+    mixed = LogitHistogram.of(*enlarged) + LogitHistogram.of(logits[1], truth[1])
+    assert mixed.fit_temperature() == pytest.approx(histogram(logits, truth).fit_temperature(), rel=1e-6)
+
+
 def test_dice_at_each_threshold_is_that_of_the_masks_cut_there() -> None:
     logits, truth = images()
     truth[0] = False
