@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def ranking(measured: Sequence[Measured] = ()) -> tuple[str, ...]:
     Engines that were measured on this machine stand in the order of their speed, the others keep their places.
     """
     names = ENGINES
-    if _version(("onnxruntime-gpu",)) and _has_gpu():
+    if _may_use_cuda():
         first = ("tensorrt", "tensorrt-rtx", "onnxruntime")
         names = (*first, *(name for name in ENGINES if name not in first))
     names = ranked.reorder(names, measured)
@@ -131,11 +132,18 @@ def choose(name: str, model: ModelFiles, *, precision: str | None = None) -> Cho
         raise EngineUnavailable(f"there is no engine {name!r}; there are auto, {', '.join(ENGINES)}")
     skipped: list[Availability] = []
     measured = ranked.read(model) if name == "auto" else ()
-    for candidate in ranking(measured) if name == "auto" else (name,):
+    waiting = deque(ranking(measured) if name == "auto" else (name,))
+    while waiting:
+        candidate = waiting.popleft()
         found = _probe(candidate, model, measured)
         if found.available:
             try:
-                return Choice(_open(candidate, model, precision), tuple(skipped))
+                engine = _open(candidate, model, precision)
+                if measured or not _left_its_gpu(engine, waiting):
+                    return Choice(engine, tuple(skipped))
+                engine.close()
+                waiting.insert(waiting.index("openvino") + 1, candidate)
+                found = Availability(candidate, False, engine.info.notes[0], found.version, refused=True)
             except EngineUnavailable as error:
                 found = Availability(candidate, False, str(error), found.version, refused=True)
         if name != "auto":
@@ -210,6 +218,16 @@ def _probe(name: str, model: ModelFiles, measured: Sequence[Measured], *, closer
                 name, False, f"it did not run when it was measured: {one.reason}", version, refused=True
             )
     return Availability(name, True, "installed", version)
+
+
+def _left_its_gpu(engine: Engine, waiting: Iterable[str]) -> bool:
+    """Whether ONNX Runtime, tried first for its GPU, runs on the CPU instead, where OpenVINO is faster and waits."""
+    info = engine.info
+    return info.backend == "onnxruntime" and info.device == "CPU" and bool(info.notes) and "openvino" in waiting
+
+
+def _may_use_cuda() -> bool:
+    return _version(("onnxruntime-gpu",)) is not None and _has_gpu()
 
 
 def _has_gpu() -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.base import EngineError, EngineUnavailable
 from engines.manifest import BUILT
-from engines.plans import Runtime, plan_folder
+from engines.plans import Runtime
 from export import ExportError, benchmark, capacity_command
 from export.jetpack import JETPACKS
 from export.machine import ROOT
@@ -86,8 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     reference.set_defaults(command=_reference)
     verify = commands.add_parser("verify", help="compare an engine with PyTorch FP32; status 1 out of bounds")
     verify.set_defaults(command=_verify)
-    verify.add_argument("--engine", default="auto")
-    verify.add_argument("--precision")
+    verify.add_argument(
+        "--engine", default="auto", help="a name, auto, or all: every runtime and artefact that is here"
+    )
+    verify.add_argument("--precision", help="of the one engine")
     verify.add_argument("--json", type=Path, help="write the figures to this file too")
 
     triton = commands.add_parser("triton", help="write a model repository for Triton Inference Server")
@@ -199,26 +201,24 @@ def _reference(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from engines.select import open_unverified
-    from export import cases
-    from export.to_openvino import record
-    from export.verify import verify_cases, verify_reference
+    from export import cases, verify_all
 
     files = find(options.model)
+    if options.engine == "all" and options.precision:
+        raise ValueError("--engine all verifies every precision that is here, so leave --precision out")
     images = cases.read(options.images, files, masks=_masks(options)) if options.images else []
-    engine = open_unverified(options.engine, files, precision=options.precision)
-    try:
-        parity = verify_cases(files, engine, images) if images else verify_reference(files, engine)
-    finally:
-        engine.close()
-    found = record(plan_folder(BUILT, files.name, engine.info.backend, engine.info.precision), parity)
-    text = json.dumps(found, indent=2, allow_nan=False)
+    found: verify_all.Found | list[verify_all.Found]
+    if options.engine == "all":
+        found, status = verify_all.run(files, images, report=lambda line: print(line, flush=True), built=BUILT)
+    else:
+        found = one = verify_all.verified(files, options.engine, options.precision, images, built=BUILT)
+        status = 1 if one["passed"] is False else 0
+        print(json.dumps(one, indent=2, allow_nan=False))
+        if one["passed"] is None:
+            print(f"Within the bound, and {one['verdict']}", file=sys.stderr)
     if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    if found["passed"] is None:
-        print(f"Within the bound, and {found['verdict']}", file=sys.stderr)
-    return 1 if found["passed"] is False else 0
+        options.json.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return status
 
 
 def _openvino(options: argparse.Namespace) -> int:

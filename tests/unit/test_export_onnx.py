@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from engines.select import open_engine
-from export import ExportError, to_onnx
+from export import ExportError, to_onnx, verify_all
 from export.__main__ import main
 from export.verify import verify
 from sgmsnet.checkpoint import ModelFiles, find, load_network, save
@@ -210,9 +210,31 @@ def test_commands_make_a_graph_and_verify_it(
     capsys.readouterr()
 
 
+def test_all_verifies_every_runtime_once_and_names_what_does_not_open(files: ModelFiles, tmp_path: Path) -> None:
+    lines: list[str] = []
+    broken = tmp_path / "tiny" / "openvino-int8"
+    broken.mkdir(parents=True)
+    (broken / "manifest.json").write_text("{}")
+    found, status = verify_all.run(files, [], report=lines.append, built=tmp_path)
+    assert sorted(one["engine"] for one in found) == ["onnxruntime", "openvino", "pytorch"]
+    assert {one["against"] for one in found} == {"reference"}
+    for one in found:
+        assert f"{one['engine']} in {one['precision']} on {one['device']}: {one['verdict']}" in "\n".join(lines)
+        kept = tmp_path / "tiny" / f"{one['engine']}-{one['precision']}" / "parity.json"
+        assert json.loads(kept.read_text()) == one
+    assert [line for line in lines if line.startswith("openvino in int8: not opened, the manifest in ")]
+    assert status == 1, "an artefact that is here does not open"
+    (broken / "manifest.json").unlink()
+    again, status = verify_all.run(files, [], report=lines.append, built=tmp_path)
+    assert [one["engine"] for one in again] == [one["engine"] for one in found], "verdicts name what is here already"
+    failed = any(one["passed"] is False for one in again)  # in BF16 the random weights of this model do
+    assert status == int(failed)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["verify", "--engine", "all", "--precision", "int8", "--model"],
         ["onnx", "--model", "nowhere"],
         ["onnx", "--weights-in-place", "--opset", "17", "--model"],
         ["onnx", "--output", "no-such-folder/x.onnx", "--opset", "17", "--model"],

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from engines import cuda, onnxruntime_engine, verdicts
+from engines import cuda, onnxruntime_engine, select, verdicts
 from engines.base import EngineRefused, EngineUnavailable
 from engines.cuda import Gpu
 from engines.onnxruntime_engine import OnnxRuntimeEngine
+from engines.select import choose
 from sgmsnet.checkpoint import ModelFiles, find
 
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -163,3 +164,27 @@ def test_a_package_without_the_provider_is_named(files: ModelFiles, tmp_path: Pa
         OnnxRuntimeEngine(files, precision="fp16", built=tmp_path)
     with pytest.raises(EngineUnavailable, match="fp32"):
         OnnxRuntimeEngine(files, precision="bf16", built=tmp_path)
+
+
+def test_auto_takes_openvino_first_where_cuda_does_not_start(files: ModelFiles, fake: pytest.MonkeyPatch) -> None:
+    fake.setattr(FakeSession, "start", 1)
+    fake.setattr(select, "ranking", lambda measured=(): ("onnxruntime", "openvino", "pytorch"))
+    choice = choose("auto", files)
+    choice.engine.close()
+    assert choice.engine.info.backend == "openvino"
+    assert [(entry.name, entry.reason, entry.refused) for entry in choice.skipped] == [
+        ("onnxruntime", "runs on the CPU, since onnxruntime's CUDA provider did not start on this machine", True)
+    ]
+    assert choose("onnxruntime", files).engine.info.device == "CPU", "by name it runs where it can"
+
+
+def test_without_openvino_auto_comes_back_to_onnxruntime_on_the_cpu(
+    files: ModelFiles, fake: pytest.MonkeyPatch
+) -> None:
+    fake.setattr(FakeSession, "start", 1)
+    fake.setattr(select, "ranking", lambda measured=(): ("onnxruntime", "openvino", "pytorch"))
+    importable = select._importable
+    fake.setattr(select, "_importable", lambda module: module != "openvino" and importable(module))
+    choice = choose("auto", files)
+    assert (choice.engine.info.backend, choice.engine.info.device) == ("onnxruntime", "CPU")
+    assert [entry.name for entry in choice.skipped] == ["onnxruntime", "openvino"]
