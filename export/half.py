@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from export import ExportError
-from sgmsnet.model import MemoryModule
+from sgmsnet.model import MemoryModule, ResNetEncoder
 
 if TYPE_CHECKING:
     from sgmsnet.model import SGMSNet
@@ -37,7 +37,10 @@ class HalfNetwork(nn.Module):  # type: ignore[misc]
                 parameter.data = parameter.data.half()
             if not torch.isfinite(parameter).all():
                 raise ExportError(f"FP16 cannot hold the weight {name} once its batch norm is folded into it")
-        self.network.encoder.conv1 = _HalfInput(self.network.encoder.conv1)
+        encoder = self.network.encoder
+        encoder.conv1 = _HalfInput(encoder.conv1)
+        if encoder.fine is not None:
+            encoder.fine = _HalfInput(encoder.fine)
         self.network.head = _FloatOutput(self.network.head)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -71,8 +74,14 @@ def fold_batch_norm(module: nn.Module) -> None:
     """Multiply every batch norm in eval mode into the convolution before it, and leave an identity in its place.
 
     A batch norm follows the convolution that stands before it among the children of one module, which holds for
-    every module of SGMSNet. Raises ExportError for one that follows none.
+    every module of SGMSNet; that of a stem follows the sum with a fine one, which is scaled with it. Raises ExportError
+    for one that follows none.
     """
+    if isinstance(module, ResNetEncoder) and module.fine is not None:
+        norm = module.bn1
+        with torch.no_grad():
+            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+            module.fine.conv3.weight.mul_(factor[:, None, None, None])
     before: tuple[str, nn.Conv2d] | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,6 +71,44 @@ def test_no_fp16_weight_and_no_vector_passes_through_a_cast(graph: Path) -> None
     half = TensorProto.FLOAT16
     weights = {entry.name for entry in inner.initializer if entry.data_type == half or len(entry.dims) == 1}
     assert not [node.name for node in inner.node if node.op_type == "Cast" and weights & set(node.input)]
+
+
+def with_statistics(config: ModelConfig, images: np.ndarray) -> SGMSNet:
+    """A random network whose batch norms have seen the images, and no part of which is zero any more."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = SGMSNet(config)
+        if network.encoder.fine is not None:
+            torch.nn.init.normal_(network.encoder.fine.conv3.weight, std=0.2)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+        for _ in range(20):
+            network.train()(torch.from_numpy(images))
+    return network.eval()
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["folded", "FP16"])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"fine_stem": True}, {"stem_skip": True}, {"memory_stages": [2, 5]}, {"deep_supervision": True}],
+    ids=lambda change: " ".join(change) or "as shipped",
+)
+def test_every_variant_keeps_its_answer(
+    change: dict[str, Any], half: bool, tiny_config: ModelConfig, example_images: np.ndarray
+) -> None:
+    network = with_statistics(ModelConfig.from_dict(tiny_config.to_dict() | change), example_images)
+    expected = run_pytorch(network, example_images)
+    if half:
+        found = run_pytorch(HalfNetwork(network), example_images)
+    else:
+        fold_batch_norm(network)
+        found = run_pytorch(network, example_images)
+    assert set(found) == set(expected)
+    for name, value in found.items():
+        tolerance = (0.05 if half else 1e-4) * max(1, np.abs(expected[name]).max())
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_folding_keeps_the_answer(files: ModelFiles, example_images: np.ndarray) -> None:
