@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from sgmsnet.commands import CommandError, check_writable
 
 if TYPE_CHECKING:
     from sgmsnet.pipeline import Pipeline
-    from sgmsnet.training.data import SourceConfig
+    from sgmsnet.training.data import Sample, SourceConfig
     from sgmsnet.training.results import Evaluation
 
 LINE_EVERY_S = 30.0
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split",
-        default="val",
         choices=["train", "val", "all", "test"],
-        help="part of the data set; all is train and val (and Test of COVID-QU-Ex); test is Test Set of Kaggle's QaTa, "
-        "Test of COVID-QU-Ex or FOLDER/test, to be measured once and never tuned to",
+        help="part of the data set, by default val, or all of a folder that holds `images` itself, of which val is the "
+        "fifth that training holds out; all is train and val (and Test of COVID-QU-Ex); test is Test Set of Kaggle's "
+        "QaTa, Test of COVID-QU-Ex or FOLDER/test, to be measured once and never tuned to",
     )
     parser.add_argument(
         "--masks", action="append", default=[], metavar="CLASS=FOLDER", help="what a folder of masks labels"
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--include", default="", metavar="REGEX", help="only images whose name without suffix contains it, as ^gb_"
     )
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only every k-th image, N of them")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only N images, evenly spread")
     parser.add_argument("--batch", type=_positive, default=8, help="images that are run together")
     parser.add_argument("--flip", action="store_true", help="run mirror images too and take the mean; twice the time")
     parser.add_argument("--fast", action="store_true", help="leave out HD95 and NSD")
@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     from sgmsnet.checkpoint import WeightsError
     from sgmsnet.commands.predict import parse_thresholds
     from sgmsnet.prediction import check_thresholds
-    from sgmsnet.training.data import DatasetError
-    from sgmsnet.training.evaluate import evaluate, samples_of
+    from sgmsnet.training.data import DatasetError, spread
+    from sgmsnet.training.evaluate import evaluate, samples_of, split_of
 
     if args.html:
         _check_drawing()
@@ -91,21 +91,37 @@ def run(args: argparse.Namespace) -> int:
         os.environ[server_address.URL] = args.triton_url
     adults = True if args.adults else False if args.children else None
     try:
+        args.split = split_of(args.dataset, args.split)
         samples = samples_of(args.dataset, split=args.split, source=_source(args), adults=adults, include=args.include)
         if args.limit:
-            samples = samples[:: max(len(samples) // args.limit, 1)][: args.limit]
+            samples = spread(samples, args.limit)
         pipeline = sgmsnet.load(args.model, engine=args.engine, precision=args.precision, flip=args.flip)
         try:
             check_thresholds(fixed, pipeline.info.classes)
         except ValueError as error:
             raise CommandError(str(error)) from None
         pipeline.thresholds |= fixed
+        _check_classes(samples, pipeline.info.classes)
         with _progress(len(samples)) as progress:
             evaluation = evaluate(pipeline, samples, batch_size=args.batch, distances=not args.fast, progress=progress)
     except (DatasetError, WeightsError, EngineUnavailable) as error:
         raise CommandError(str(error)) from None
     _report(args, evaluation, pipeline)
     return 1 if evaluation.failures else 0
+
+
+def _check_classes(samples: Sequence[Sample], classes: Sequence[str]) -> None:
+    """Raise CommandError where no label is one of the model's classes, so that nothing could be measured."""
+    from sgmsnet.measurements import INFECTION, LUNGS
+
+    outlined = {name for sample in samples for name in sample.masks}
+    empty = {name for sample in samples for name in sample.empty}
+    if outlined & set(classes) or (INFECTION in empty and {LUNGS, INFECTION} <= set(classes)):
+        return
+    raise CommandError(
+        f"The images are labelled for {', '.join(sorted(outlined | empty))}, and the model knows {', '.join(classes)}; "
+        f"--masks {classes[0]}=FOLDER says which folder of masks labels a class."
+    )
 
 
 def _report(args: argparse.Namespace, evaluation: Evaluation, pipeline: Pipeline) -> None:
@@ -115,7 +131,8 @@ def _report(args: argparse.Namespace, evaluation: Evaluation, pipeline: Pipeline
         print(failure.sentence, file=sys.stderr)
     summary, info = evaluation.summary(), pipeline.info
     images = len(evaluation.rows) + len(evaluation.failures)
-    print(f"{args.dataset}, {images} images, {info.model} on {info.backend} {info.precision}, {info.device}")
+    on = f"{info.backend} {info.precision}, {info.device}"
+    print(f"{args.dataset} ({args.split}), {images} images, {info.model} on {on}")
     print(table(summary))
     if args.sweep:
         summary["sweep"] = {name: sweep.record() for name, sweep in evaluation.sweeps().items()}

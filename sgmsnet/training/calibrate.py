@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,7 +21,7 @@ from sgmsnet.measurements import INFECTION, LUNGS
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Failure, Prediction
 from sgmsnet.training import share
-from sgmsnet.training.data import DatasetError, Sample, data_root
+from sgmsnet.training.data import DatasetError, Sample, data_root, spread
 from sgmsnet.training.evaluate import samples_of, truths_of
 from sgmsnet.training.familiarity import Seen, fit, margins_of
 from sgmsnet.training.masks import read_mask
@@ -34,7 +33,6 @@ CHESTS = 600
 VARIED = 80
 """Of each source, at most, from which pictures unlike them are made."""
 _SMALL = 128
-_Item = TypeVar("_Item")
 _Evidence = tuple[np.ndarray, np.ndarray, str]
 """Embedding float32 (C,), shape of the lungs float64 (13,), and whose chest it is or is made of."""
 ADULTS = "healthy adults"
@@ -155,7 +153,7 @@ class _Runner:
         """Training chests, some of them blurred too, and the pictures made unlike them."""
         found = []
         for source in ("qata", "lungs", "healthy"):
-            images = _every(self._samples(source, "train"), CHESTS)
+            images = spread(self._samples(source, "train"), CHESTS)
             seen = self._predictions([sample.image for sample in images])
             found += [_evidence(p, sample.group) for p, sample in zip(seen, images, strict=True)]
         like, unlike = self.variants("train", LIKE), self.variants("train", UNLIKE)
@@ -163,7 +161,7 @@ class _Runner:
 
     def variants(self, split: str, variants: Mapping[str, Variant]) -> dict[str, Seen]:
         """Evidence on what is made of a few chests of each source."""
-        samples = [s for source in ("qata", "lungs", "healthy") for s in _every(self._samples(source, split), VARIED)]
+        samples = [s for source in ("qata", "lungs", "healthy") for s in spread(self._samples(source, split), VARIED)]
         result = {}
         for name, variant in variants.items():
             arrays = (np.ascontiguousarray(variant(imaging.load(sample.image).display)) for sample in samples)
@@ -177,7 +175,7 @@ class _Runner:
         if not (folder / "negatives.csv").is_file():
             return {}
         with (folder / "negatives.csv").open(newline="", encoding="utf-8") as table:
-            rows = _every(list(csv.DictReader(table)), self._limit)
+            rows = spread(list(csv.DictReader(table)), self._limit)
         arrays = (_enlarged(imaging.load(folder / row["file"]).display) for row in rows)
         found: dict[str, list[_Evidence]] = {}
         for row, prediction in zip(rows, self._predictions(arrays), strict=True):
@@ -194,7 +192,7 @@ class _Runner:
         self.lungs += share.lungs_of(prediction, truth, lungs, source=source, group=sample.group)
 
     def _samples(self, source: str, split: str) -> list[Sample]:
-        return _every(samples_of(source, split="train" if split == "train" else "val"), self._limit)
+        return spread(samples_of(source, split="train" if split == "train" else "val"), self._limit)
 
     def _predictions(self, sources: Iterable[Source]) -> Iterator[Prediction]:
         for outcome in self._pipeline.predict_many(sources):
@@ -216,13 +214,6 @@ def _seen(evidence: Sequence[_Evidence]) -> Seen:
 
 def _joined(parts: Sequence[Seen]) -> Seen:
     return Seen(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Seen)))
-
-
-def _every(items: list[_Item], most: int | None) -> list[_Item]:
-    """At most so many of a list, evenly spread."""
-    if most is None or len(items) <= most:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:

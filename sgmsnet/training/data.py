@@ -6,13 +6,14 @@ import csv
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from sgmsnet.imaging import SUFFIXES
 
+Item = TypeVar("Item")
 Split = Literal["train", "val", "all", "test"]
 """Part of a data set. "test" is for `evaluate` alone: neither a recipe nor a comparison can name it."""
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -48,6 +49,10 @@ class SourceConfig:
     """Share of an epoch's samples that come from here, relative to the other sources."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.empty, str):
+            raise DatasetError(f"source {self.path}: empty is a list of classes, as [{self.empty}]")
+        if not isinstance(self.masks, Mapping):
+            raise DatasetError(f"source {self.path}: masks names a folder for each class, as {{infection: masks}}")
         object.__setattr__(self, "empty", tuple(self.empty))
         if not self.masks and not self.empty:
             raise DatasetError(f"source {self.path}: name the mask folder of a class, or the classes that are empty")
@@ -88,6 +93,13 @@ def data_root() -> Path:
     """The folder that SGMSNET_DATA names; by default `shared/data` beside the checkout."""
     beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
     return Path(os.environ.get("SGMSNET_DATA", beside))
+
+
+def spread(items: Sequence[Item], most: int | None) -> list[Item]:
+    """At most so many of a list, evenly spread; all for None or 0."""
+    if not most or len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(most - 1, 1))] for i in range(most)]
 
 
 def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | None = None) -> list[Sample]:
@@ -145,16 +157,15 @@ def _pairs(
     elif (folder / "images").is_dir():
         if split == "test":
             raise DatasetError(f"{folder}: expected test/images and test/masks for the test part")
-        for image in _images(folder / "images"):
+        for image, found in _with_masks(_images(folder / "images"), folder, masks):
             held_out = zlib.crc32(group_of(image.stem).encode()) % 100 < HELD_OUT_PERCENT
             if split == "all" or (split == "val") == held_out:
-                yield image, _masks_of(image.stem, folder, masks)
+                yield image, found
     else:
         for part in ("train", "val") if split == "all" else (split,):
             if not (folder / part / "images").is_dir():
                 raise DatasetError(f"{folder}: expected {part}/images and {part}/masks, or images and masks")
-            for image in _images(folder / part / "images"):
-                yield image, _masks_of(image.stem, folder / part, masks)
+            yield from _with_masks(_images(folder / part / "images"), folder / part, masks)
 
 
 def _kaggle_qata(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
@@ -179,18 +190,25 @@ def _covid_qu_ex_root(folder: Path) -> Path | None:
 def _covid_qu_ex(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
     named = {"train": ["Train"], "val": ["Val"], "all": ["Train", "Val", "Test"], "test": ["Test"]}[split]
     for images in sorted(path for part in named for path in folder.glob(f"{part}/*/images")):
-        for image in _images(images):
-            yield image, _masks_of(image.stem, images.parent, masks)
+        yield from _with_masks(_images(images), images.parent, masks)
 
 
-def _masks_of(stem: str, folder: Path, masks: Mapping[str, str]) -> dict[str, Path]:
-    found = {}
-    for name, mask_folder in masks.items():
-        for suffix in MASK_SUFFIXES:
-            if (path := folder / mask_folder / f"{stem}{suffix}").is_file():
-                found[name] = path
-                break
-    return found
+def _with_masks(
+    images: Sequence[Path], folder: Path, masks: Mapping[str, str]
+) -> Iterator[tuple[Path, dict[str, Path]]]:
+    """Each image with the files of its stem in the mask folders, whose suffixes may be in capitals too."""
+    files = {name: _by_stem(folder / mask_folder) for name, mask_folder in masks.items()}
+    for image in images:
+        yield image, {name: found[image.stem] for name, found in files.items() if image.stem in found}
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Mask files by stem; where two have one stem, that of the earlier of MASK_SUFFIXES."""
+    if not folder.is_dir():
+        return {}
+    masks = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in MASK_SUFFIXES]
+    masks.sort(key=lambda path: MASK_SUFFIXES.index(path.suffix.lower()), reverse=True)
+    return {path.stem: path for path in masks}
 
 
 def _images(folder: Path) -> list[Path]:
@@ -219,10 +237,20 @@ def _people(folder: Path) -> dict[str, Person]:
     for place in (folder, *folder.parents[:2]):
         try:
             with (place / "sources.csv").open(newline="", encoding="utf-8-sig") as file:  # Excel begins with a mark
-                return {row.get("stem", ""): _person(row) for row in csv.DictReader(file)}
+                rows = list(csv.DictReader(file))
         except (OSError, UnicodeDecodeError):
             continue
+        if rows and not rows[0].get("stem"):
+            raise DatasetError(
+                f"{place / 'sources.csv'}: the first column must be stem, an image's name without suffix"
+            )
+        return {_stem(row["stem"]): _person(row) for row in rows}
     return {}
+
+
+def _stem(name: str) -> str:
+    """Of a name that was written with its suffix too."""
+    return Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def _person(row: Mapping[str, str]) -> Person:

@@ -31,33 +31,56 @@ from sgmsnet.training.results import Evaluation, Row
 from sgmsnet.training.surface import surface_distance
 from sgmsnet.training.sweep import LogitHistogram
 
+PARTS = ("train", "val", "test")
+
+
+def split_of(dataset: str | Path, split: Split | None) -> Split:
+    """The part that is meant where none is named: all of a folder that holds `images` itself, otherwise val.
+
+    A folder that is a part by its name (`healthy/val`) is always used whole. Raises DatasetError.
+    """
+    folder = _folder(dataset)
+    flat = (folder / "images").is_dir()
+    if flat and folder.name in PARTS:
+        return "all"
+    return split or ("all" if flat else "val")
+
 
 def samples_of(
     dataset: str | Path,
     *,
-    split: Split,
+    split: Split | None = None,
     source: SourceConfig | None = None,
     adults: bool | None = None,
     include: str = "",
 ) -> list[Sample]:
     """The labelled images of a folder, or of a data set of the data root by name ("qata", "healthy", "healthy/val").
 
-    A folder that holds `images` itself is used whole, whatever `split` says. Without `source`, what the masks
-    label is known from the data set's name, or is infection. adults and include narrow the choice as in SourceConfig.
-    Raises DatasetError.
+    split is as split_of takes it. Without `source`, what the masks label is known from the data set's name, or is
+    infection. adults and include narrow the choice as in SourceConfig. Raises DatasetError.
     """
-    folder = Path(dataset)
-    if not folder.is_dir():
-        folder = data_root() / dataset
-    if not folder.is_dir():
-        raise DatasetError(f"{dataset}: no such folder, neither here nor in the data folder {data_root()}")
-    whole = (folder / "images").is_dir()
-    known = KNOWN_SOURCES.get(folder.resolve().parent.name if whole else folder.resolve().name)
-    source = source or known or SourceConfig(path=".", masks={"infection": "masks"})
+    folder = _folder(dataset)
+    source = source or _known(folder) or SourceConfig(path=".", masks={"infection": "masks"})
     chosen = replace(
         source, path=".", adults=source.adults if adults is None else adults, include=include or source.include
     )
-    return find_samples(chosen, split="all" if whole else split, root=folder.absolute())
+    return find_samples(chosen, split=split_of(dataset, split), root=folder)
+
+
+def _folder(dataset: str | Path) -> Path:
+    for folder in (Path(dataset), data_root() / dataset):
+        if folder.is_dir():
+            return folder.absolute()  # a link keeps the name by which it is called here
+    raise DatasetError(f"{dataset}: no such folder, neither here nor in the data folder {data_root()}")
+
+
+def _known(folder: Path) -> SourceConfig | None:
+    """What a data set of the data root labels, by the name of its folder, of a part's parent or of a link's target."""
+    for place in (folder, folder.resolve()):
+        name = place.parent.name if place.name in PARTS and (place / "images").is_dir() else place.name
+        if name in KNOWN_SOURCES:
+            return KNOWN_SOURCES[name]
+    return None
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from sgmsnet.training.data import Sample, find_samples
+from sgmsnet.training.data import Sample, find_samples, spread
 from sgmsnet.training.dataset import (
     Item,
     SegmentationDataset,
@@ -36,9 +36,7 @@ class RecipeData(pl.LightningDataModule):
             name = f"val_{Path(source.path).name}" + {True: "_adults", False: "_children", None: ""}[source.adults]
             while name in validation:  # two sources may lie in folders of the same name
                 name += "_"
-            samples = find_samples(source, split="val")
-            stride = max(len(samples) // recipe.validation_limit, 1)
-            validation[name] = samples[::stride][: recipe.validation_limit]
+            validation[name] = spread(find_samples(source, split="val"), recipe.validation_limit)
         self.validation_samples = validation
         self._cache: dict[tuple[str, int], SegmentationDataset] = {}
 

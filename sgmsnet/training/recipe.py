@@ -86,7 +86,7 @@ class Recipe:
     """Processes that prepare batches."""
     seed: int = 1
     validation_limit: int = 300
-    """Images of each source that are looked at after an epoch; the full parts are for `evaluate`."""
+    """Images of each source that are looked at after an epoch, 0: all; the full parts are for `evaluate`."""
 
     def __post_init__(self) -> None:
         labelled = {name for source in self.sources for name in (*source.masks, *source.empty)}

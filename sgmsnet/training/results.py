@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sgmsnet.measurements import INFECTION
 from sgmsnet.prediction import Failure
 from sgmsnet.training.bootstrap import Ratio, intervals, worst_interval
 from sgmsnet.training.calibration import Reliability
@@ -97,7 +98,8 @@ class Evaluation:
 
     def healthy(self) -> list[Row]:
         """The rows of chests without infection by definition whose infected share the model tells, or would tell."""
-        return [row for row in self.rows if row.sample.empty and (row.infected_share is not None or row.lungless)]
+        known = (row for row in self.rows if INFECTION in row.sample.empty)
+        return [row for row in known if row.infected_share is not None or row.lungless]
 
     def summary(self) -> dict[str, Any]:
         """Metrics by class, as fractions of 1; classes that are empty by definition apart, by infected share.

@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from sgmsnet.training.recipe import Recipe
 
 _log = logging.getLogger(__name__)
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
 ABOUT = "about.json"
 """In a run's folder: what it was trained with, and what it was resumed with."""
 
@@ -64,6 +65,8 @@ def train(
     machine.share(recipe.batch_size)
     if machine.processes > 1 and folder is None and resume is None:
         raise ConfigError("several processes need --run DIR (or --resume DIR): a folder that all of them write to")
+    if resume is not None and (folder is not None or init is not None or encoder is not None):
+        raise ConfigError("a run that is resumed goes on in its folder, from its own weights: name nothing else")
     if recipe.network != "sgmsnet" and (init is not None or encoder is not None):
         raise ConfigError(f"weights to start from are those of SGMSNet, not of {recipe.network}")
     pl.seed_everything(recipe.seed, verbose=False)
@@ -83,17 +86,30 @@ def train(
         _log.warning("%s has no weights for %s, which start anew", init, ", ".join(left))
     if encoder is not None:
         load_encoder(cast(SGMSNet, module.network), checkpoint.load_encoder_file(encoder))
+    last = folder / "checkpoints" / "last.ckpt"
+    if resume is not None:
+        _check_fits(last, module.network)
     with _without_noise():
         trainer = _trainer(recipe, folder, machine, precision=precision, steps_per_epoch=steps_per_epoch)
         if trainer.is_global_zero:
             _describe(folder, recipe, precision=precision, resumed=resume is not None)
-        last = folder / "checkpoints" / "last.ckpt"
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
         draw_curves(folder)
         if recipe.network == "sgmsnet":
             save_weights(folder, recipe)
     return folder
+
+
+def _check_fits(checkpoint_file: Path, network: nn.Module) -> None:
+    """Raise ConfigError where a run was trained with another network than its recipe names by now."""
+    state = torch.load(checkpoint_file, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+    own = network.state_dict()
+    shapes = {key.removeprefix("network."): value.shape for key, value in state.items() if key.startswith("network.")}
+    if shapes != {key: value.shape for key, value in own.items()}:
+        raise ConfigError(
+            "this run trained another network; a changed one starts from its weights in a new run: --init WEIGHTS"
+        )
 
 
 def precision_of(recipe: Recipe, machine: Machine) -> str:
@@ -133,12 +149,25 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, precision: str, 
         callbacks=[
             checkpoints,
             # Lightning's EMAWeightAveraging goes tensor by tensor, which takes a twelfth of a step on two CPU cores.
-            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay)),
+            WeightAveraging(multi_avg_fn=averaging(recipe.ema_decay)),
             LearningRateMonitor("step"),
             Clock(),
             Curves(folder),
         ],
     )
+
+
+def averaging(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """A moving average of all tensors at once, for AveragedModel; over a tenth of the steps until `decay` is longer.
+
+    A short training would otherwise end with an average of which the first step's weights are the most part.
+    """
+
+    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
+        n = int(steps)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n)
+
+    return average
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sgmsnet.config import ConfigError
-from sgmsnet.training.data import DatasetError, Sample, SourceConfig, Split, find_samples
+from sgmsnet.training.data import DatasetError, Sample, SourceConfig, Split, find_samples, spread
 from sgmsnet.training.recipe import Recipe, load_yaml, with_numbers
 
 SCOREBOARDS = Path(__file__).parent / "scoreboards"
@@ -28,7 +28,7 @@ class Part:
     title: str = ""
     split: Split = "val"
     limit: int = 0
-    """Only every k-th image, so many of them; 0: all."""
+    """So many images, evenly spread over the part; 0: all."""
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "all"):
@@ -39,7 +39,7 @@ class Part:
         samples = [sample for sample in find_samples(self.source, split=self.split) if self.label in sample.masks]
         if not samples:
             raise DatasetError(f"{self.source.path}: no image of the {self.split} part has a mask of {self.label}")
-        return samples[:: max(len(samples) // self.limit, 1)][: self.limit] if self.limit else samples
+        return spread(samples, self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,16 +143,25 @@ def _part(values: Any) -> Part:
     return Part(**values)
 
 
+def _may_outline(source: SourceConfig, label: str) -> bool:
+    """Whether a source has masks of a class; where it cannot be read, training says why."""
+    try:
+        return any(label in sample.masks for sample in find_samples(source, split="val"))
+    except DatasetError:
+        return True
+
+
 def leave_one_source_out(recipe: Recipe, *, seeds: Sequence[int] = ()) -> Comparison:
     """A recipe trained on all its sources, and once without each, measured on that source's validation part.
 
     Sources of one folder may be of one collection (`gb_` and `v7_` are), so each such folder is left out as a whole
-    too. Sources without a mask of the recipe's first class stay in every training. Raises ConfigError.
+    too. Sources without a mask of the recipe's first class stay in every training, also where their masks are named but
+    are not there. Raises ConfigError.
     """
     label = recipe.model.classes[0]
     parts: list[Part] = []
     for source in recipe.sources:
-        if label in source.masks:
+        if label in source.masks and _may_outline(source, label):
             name = (
                 f"{Path(source.path).name}-{source.include.strip('^_')}" if source.include else Path(source.path).name
             )

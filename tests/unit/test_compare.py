@@ -330,3 +330,16 @@ def test_leaving_a_source_out_trains_on_the_others_and_measures_on_it() -> None:
     assert len(comparison.parts_of(comparison.rows[0])) == 3
     with pytest.raises(ConfigError, match="two or more"):
         leave_one_source_out(load_recipe("qata-paper"))
+
+
+def test_a_source_without_masks_of_the_class_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGMSNET_DATA", str(tmp_path))
+    for number, source in enumerate(("lungs", "healthy")):
+        for folder in ("images", "masks"):
+            (tmp_path / source / "val" / folder).mkdir(parents=True)
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / source / "val" / folder / f"c{number}.png")
+    for name in ("old", "young"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "healthy" / "val" / "images" / f"{name}.png")
+    (tmp_path / "healthy" / "sources.csv").write_text("stem,age\nold,60\nyoung,6\nc1,6\n", encoding="utf-8")
+    comparison = leave_one_source_out(load_recipe("cxr"))  # of healthy grown-ups no lungs are outlined
+    assert [part.name for part in comparison.parts] == ["lungs", "healthy-children"]

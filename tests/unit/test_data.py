@@ -312,6 +312,35 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path) -> None:
     assert_refused(SourceConfig(path="set", empty=("infection",), include="("), tmp_path, "include")
 
 
+def test_masks_are_found_whatever_the_case_of_their_suffix(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "val" / "images", "a.PNG", "b.jpg", "c.png")
+    write(tmp_path / "set" / "val" / "masks", "a.PNG", "b.TIF", "c.jpg", "c.png")
+    found = find_samples(LUNGS, split="val", root=tmp_path)
+    assert [sample.masks["lungs"].name for sample in found] == ["a.PNG", "b.TIF", "c.png"]
+
+
+def test_a_table_of_file_names_is_understood_and_one_without_names_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "val" / "images", "a.png", "b.1.png")
+    write(tmp_path / "set" / "val" / "masks", "a.png", "b.1.png")
+    table = tmp_path / "set" / "sources.csv"
+    table.write_text("stem,patient\na.png,p\nb.1,p\n", encoding="utf-8")
+    assert [sample.group for sample in find_samples(LUNGS, split="val", root=tmp_path)] == ["p", "p"]
+    table.write_text("image,patient\na,p\n", encoding="utf-8")
+    assert_refused(LUNGS, tmp_path, "sources.csv", "stem")
+
+
+@pytest.mark.parametrize(("count", "most"), [(10, 3), (10, 7), (89, 60), (5, 5), (3, 9), (7, 1)])
+def test_some_of_a_list_are_spread_over_all_of_it(count: int, most: int) -> None:
+    chosen = data.spread(range(count), most)
+    assert len(chosen) == min(count, most)
+    assert len(set(chosen)) == len(chosen)
+    if most > 1:
+        steps = np.diff(chosen)
+        assert (chosen[0], chosen[-1]) == (0, count - 1)
+        assert steps.max() - steps.min() <= 1
+    assert data.spread(range(count), None) == data.spread(range(count), 0) == list(range(count))
+
+
 def test_the_data_root_is_where_sgmsnet_data_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGMSNET_DATA", str(tmp_path))
     write(tmp_path / "set" / "images", "a.png")

@@ -187,6 +187,15 @@ def test_masks_of_every_depth_have_their_foreground_above_zero(tmp_path: Path, m
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", shape=(20, 30)), truth)
 
 
+def test_of_a_palette_the_colour_counts_and_not_its_number(tmp_path: Path) -> None:
+    numbers = np.ones((20, 30), np.uint8)
+    numbers[5:9, 3:17] = 0
+    image = Image.fromarray(numbers, "P")
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", shape=(20, 30)), numbers == 0)
+
+
 def test_a_jpeg_s_ringing_is_not_foreground(tmp_path: Path) -> None:
     rows, columns = np.mgrid[:224, :224]
     truth = (rows - 112) ** 2 + (columns - 112) ** 2 < 80**2

@@ -178,7 +178,7 @@ def test_limit_spreads_over_the_data_set(fake: FakeEngine, tmp_path: Path) -> No
             save(tmp_path / part / f"{i}.png", rows(1, 9))
     assert run(tmp_path, "--masks", "lungs=masks", "--limit", 3, "--json", tmp_path / "all.json") == 0
     report = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
-    assert [row["image"] for row in report["images"]] == ["0.png", "3.png", "6.png"]
+    assert [row["image"] for row in report["images"]] == ["0.png", "4.png", "9.png"]
 
 
 def test_sweep_prints_temperature_and_dice_by_threshold(

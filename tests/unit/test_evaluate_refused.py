@@ -59,6 +59,15 @@ def test_what_cannot_be_evaluated_ends_with_exit_code_2_and_one_sentence(
     assert word in line
 
 
+@pytest.mark.parametrize("option", ["--masks", "--empty"])
+def test_labels_that_the_model_does_not_know_are_refused_and_not_left_out(
+    option: str, fake: FakeEngine, two: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, option, {"--masks": "heart=masks", "--empty": "heart"}[option]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "labelled for heart, and the model knows lungs, infection" in line
+
+
 @pytest.mark.parametrize("option", ["--batch", "--limit"])
 def test_a_number_below_one_is_refused_as_an_option(option: str, tmp_path: Path) -> None:
     assert run(tmp_path, option, 0) == 2

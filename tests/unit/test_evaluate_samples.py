@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sgmsnet.pipeline import Pipeline
-from sgmsnet.training.data import DatasetError, SourceConfig
-from sgmsnet.training.evaluate import evaluate, samples_of
+from sgmsnet.training.data import DatasetError, SourceConfig, find_samples
+from sgmsnet.training.evaluate import evaluate, samples_of, split_of
 from tests.unit.evaluating import rows, save, xray
 
 
@@ -44,6 +44,34 @@ def test_a_data_set_is_found_by_name_by_folder_and_by_the_folder_of_a_part(
     assert samples_of("lungs", split="val", source=source)[0].labelled == {"infection"}
     with pytest.raises(DatasetError, match="nowhere: no such folder"):
         samples_of("nowhere", split="val")
+
+
+def test_of_a_folder_of_pairs_val_is_what_training_held_out(tmp_path: Path) -> None:
+    for number in range(30):
+        for folder in ("images", "masks"):
+            save(tmp_path / "mine" / folder / f"{number}.png", rows(1, 2))
+    source = SourceConfig(path="mine", masks={"infection": "masks"})
+    for split in ("train", "val"):
+        expected = {sample.image for sample in find_samples(source, split=split, root=tmp_path)}
+        assert {sample.image for sample in samples_of(tmp_path / "mine", split=split)} == expected
+        assert 0 < len(expected) < 30
+        assert split_of(tmp_path / "mine", split) == split
+    assert len(samples_of(tmp_path / "mine")) == 30
+    assert split_of(tmp_path / "mine", None) == "all"
+    with pytest.raises(DatasetError, match="test/images"):
+        samples_of(tmp_path / "mine", split="test")
+
+
+def test_a_flat_or_linked_data_set_is_known_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGMSNET_DATA", str(tmp_path / "data"))
+    for folder in ("images", "masks"):
+        save(tmp_path / "data" / "lungs" / folder / "a.png", rows(1, 2))
+        save(tmp_path / "elsewhere" / "2026" / folder / "a.png", rows(1, 2))
+    (tmp_path / "data" / "healthy").symlink_to(tmp_path / "elsewhere" / "2026")
+    assert samples_of("lungs")[0].labelled == {"lungs"}
+    assert samples_of("healthy")[0].labelled == {"lungs", "infection"}
+    monkeypatch.chdir(tmp_path / "data" / "lungs")
+    assert samples_of(".")[0].labelled == {"lungs"}
 
 
 @pytest.mark.parametrize("part", ["val", "test"])

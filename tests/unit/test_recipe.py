@@ -158,7 +158,14 @@ def test_a_missing_field_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", [{"path": "a"}, {"path": "a", "masks": {"lungs": "masks"}, "weight": -1}], ids=["no label", "weight"]
+    "source",
+    [
+        {"path": "a"},
+        {"path": "a", "masks": {"lungs": "masks"}, "weight": -1},
+        {"path": "a", "empty": "infection"},
+        {"path": "a", "masks": "masks"},
+    ],
+    ids=["no label", "weight", "a word for a list", "a word for folders"],
 )
 def test_a_source_that_labels_nothing_or_weighs_less_than_nothing_is_refused(source: dict[str, object]) -> None:
     with pytest.raises(DatasetError) as caught:

@@ -18,7 +18,7 @@ from sgmsnet.training.loaders import RecipeData
 from sgmsnet.training.machine import Machine
 from sgmsnet.training.module import SegmentationModule
 from sgmsnet.training.recipe import Recipe
-from sgmsnet.training.run import precision_of, train
+from sgmsnet.training.run import averaging, precision_of, train
 from tests.unit.training_runs import metric_rows, recipe_values, state_of
 
 
@@ -61,6 +61,19 @@ def test_the_weights_file_holds_the_averaged_weights_of_the_last_epoch(
             state["state_dict"][f"network.{name}"], state["current_model_state"][f"network.{name}"]
         )
     assert different > 20, "the average is not the last step"
+
+
+def test_a_short_training_ends_near_its_last_steps_and_not_at_its_first() -> None:
+    """What is left of the first step after 120: at a decay of 0.998, without warm-up, 79 % of the average."""
+    averaged, current = [torch.zeros(2)], [torch.zeros(2)]
+    update = averaging(0.998)
+    averaged[0].fill_(1.0)  # of the first step; all others are 0
+    for step in range(1, 120):
+        update(averaged, current, torch.tensor(step))
+    assert averaged[0].max() < 1e-6
+    long = [torch.ones(2)]
+    averaging(0.998)(long, current, torch.tensor(1_000_000))
+    assert long[0].tolist() == pytest.approx([0.998, 0.998]), "later it is as slow as was asked for"
 
 
 @pytest.mark.slow

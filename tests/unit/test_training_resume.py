@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from sgmsnet import checkpoint
-from sgmsnet.config import ModelConfig
+from sgmsnet.config import ConfigError, ModelConfig
 from sgmsnet.training import callbacks
 from sgmsnet.training.recipe import Recipe
 from sgmsnet.training.run import train
@@ -108,6 +108,21 @@ def test_a_run_that_was_killed_goes_on_by_the_command(tiny_config: ModelConfig, 
     ends = [metric_rows(run, "val_set/lungs_dice")[-1] for run in (folder, unbroken)]
     assert ends[1] > 0.8, "there is something to lose"
     assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+
+
+def test_a_run_is_not_resumed_as_another_network_or_with_other_weights_and_stays_as_it_is(
+    tiny_config: ModelConfig, drawn: Path, tmp_path: Path
+) -> None:
+    values = recipe_values(tiny_config, drawn, phases=[{"size": 64, "epochs": 1}])
+    folder = train(Recipe.from_dict(values), folder=tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    changed = {**values, "model": {**values["model"], "fine_stem": True}, "phases": [{"size": 64, "epochs": 2}]}
+    with pytest.raises(ConfigError, match="trained another network"):
+        train(Recipe.from_dict(changed), resume=folder)
+    for option in ({"folder": tmp_path / "other"}, {"init": folder / "small.safetensors"}):
+        with pytest.raises(ConfigError, match="goes on in its folder"):
+            train(Recipe.from_dict(values), resume=folder, **option)  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 def test_a_resumed_run_takes_learning_rate_and_weight_decay_of_its_recipe(
