@@ -42,10 +42,12 @@ test-ray: $(VENV)/dev.stamp
 
 # After deploy/jetson/install.sh: TensorRT is JetPack's, and nothing is installed here. What was built is verified:
 # with IMAGES=folder on those X-rays, of which 100 give a verdict, else on the few of the stored reference.
+MODEL ?= cxr
 BUILT_PRECISION = $(or $(filter --precision --precision=% fp16 fp32,$(ARGS)),--precision fp16)
 jetson-engine:
-	$(BIN)/python -m export tensorrt --model cxr $(ARGS)
-	$(BIN)/python -m export verify --model cxr --engine tensorrt $(BUILT_PRECISION) $(if $(IMAGES),--images $(IMAGES))
+	$(if $(filter --model --model=%,$(ARGS)),$(error name the model as MODEL=FILE, so that it is verified too))
+	$(BIN)/python -m export tensorrt --model $(MODEL) $(ARGS)
+	$(BIN)/python -m export verify --model $(MODEL) --engine tensorrt $(BUILT_PRECISION) $(if $(IMAGES),--images $(IMAGES))
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -36,9 +36,9 @@ class Artefact:
     """For a person: the verdict, or why the artefact is of no use."""
 
 
-def build_command(precision: str) -> str:
+def build_command(model: ModelFiles, precision: str) -> str:
     """What a person types to get an artefact."""
-    return f"python -m export openvino --precision {precision}"
+    return f"python -m export openvino{model.option} --precision {precision}"
 
 
 def runnable_graph(
@@ -56,8 +56,9 @@ def runnable_graph(
             raise
         return usable_graph(model), (f"runs the graph beside the weights: {error}",)
     if artefact is None and precision in NEEDS_PARITY:
+        command = build_command(model, precision)
         raise EngineUnavailable(
-            f"no openvino artefact in {precision} was built for {model.name}; `{build_command(precision)}` builds one"
+            f"no openvino artefact in {precision} was built for {model.name}; `{command}` builds one"
         )
     return artefact or usable_graph(model), ()
 
@@ -73,7 +74,7 @@ def fitting_artefact(
     folder = plan_folder(built, Path(model.name).name, RUNTIME, precision)
     if not (folder / manifest.FILE_NAME).is_file():
         return None
-    again = f"`{build_command(precision)}` builds it again"
+    again = f"`{build_command(model, precision)}` builds it again"
     try:
         made = manifest.read(folder)
         if (made.model, f"{made.runtime}-{made.precision}") != (model.name, folder.name):

@@ -74,6 +74,9 @@ class Manifest:
             raise ManifestError("the manifest's artefact is not the name of a file beside it")
         if not self.outputs or len(self.inputs) != 1:
             raise ManifestError("the manifest does not name one input and the outputs")
+        for name, shape in (*self.inputs.items(), *self.outputs.items()):
+            if len(shape) < 2 or shape[0] != -1 or min(shape[1:]) < 1:
+                raise ManifestError(f"the manifest's shape of {name} is not a free batch and fixed sides: {shape}")
         if not isinstance(self.batch_max, int) or self.batch_max < 1:
             raise ManifestError(f"the manifest's batch_max must be 1 or more, not {self.batch_max}")
         if set(self.thresholds) != set(self.classes):

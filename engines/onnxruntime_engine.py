@@ -137,7 +137,7 @@ def _refuse_unverified(folder: Path, model: ModelFiles, *, version: str, device:
     if found.get("passed") is not True or any(found.get(name) != value for name, value in facts.items()):
         raise EngineRefused(
             "onnxruntime in fp16 lets TensorRT choose what runs in FP16, and was not verified here; `python -m export "
-            f"verify --model {model.name} --engine onnxruntime --precision fp16 --images FOLDER` does it"
+            f"verify{model.option} --engine onnxruntime --precision fp16 --images FOLDER` does it"
         )
 
 

@@ -69,10 +69,12 @@ def first_plan(
             except (ManifestError, EngineUnavailable) as error:
                 refused[candidate] = error
     if not refused:
-        raise EngineUnavailable(f"no {runtime} plan was built for {model.name}; `{build_command(runtime)}` builds one")
+        command = build_command(runtime, model, precision)
+        raise EngineUnavailable(f"no {runtime} plan was built for {model.name}; `{command}` builds one")
     reasons = [str(error) if len(refused) == 1 else f"{name}: {error}" for name, error in refused.items()]
     if any(isinstance(error, ManifestError) for error in refused.values()):
-        reasons.append(f"`{build_command(runtime)}` builds it again")
+        command = build_command(runtime, model, next(iter(refused)) if len(refused) == 1 else None)
+        reasons.append(f"`{command}` builds it again")
     raise EngineRefused("; ".join(reasons)) from next(iter(refused.values()))
 
 
@@ -83,9 +85,11 @@ def plan_folder(built: Path, name: str, runtime: str, precision: str) -> Path:
     return built / name / f"{runtime}-{precision}"
 
 
-def build_command(runtime: Runtime) -> str:
-    """What a person types to get a plan."""
-    return "python -m export tensorrt" + (" --rtx" if runtime == "tensorrt-rtx" else "")
+def build_command(runtime: Runtime, model: ModelFiles, precision: str | None = None) -> str:
+    """What a person types to get a plan; where the weights lie is not said, as visitors of a page read it too."""
+    of_runtime = " --rtx" if runtime == "tensorrt-rtx" else ""
+    of_precision = f" --precision {precision}" if precision not in (None, PRECISIONS[0]) else ""
+    return f"python -m export tensorrt{of_runtime}{model.option}{of_precision}"
 
 
 def _checked(folder: Path, model: ModelFiles, runtime: Runtime, gpu: cuda.Gpu, *, unverified: bool) -> Manifest:

@@ -51,6 +51,12 @@ def of(info: EngineInfo, *, built: Path = BUILT) -> dict[str, Any] | None:
     return found
 
 
+def holds(folder: Path, figures: Mapping[str, Any]) -> bool:
+    """Whether MODEL/RUNTIME-PRECISION passed before, on the weights, version and device that the figures are of."""
+    found = read(folder) or {}
+    return found.get("passed") is True and all(found.get(name) == figures[name] for name in _SAME)
+
+
 def refuse_failed(info: EngineInfo, *, built: Path = BUILT) -> None:
     """Raise EngineRefused where this very engine, model and device failed verification here; else do nothing."""
     found = of(info, built=built)
@@ -72,4 +78,7 @@ def summary(parity: Mapping[str, Any] | None) -> str:
     if parity.get("passed") is False:
         return reason(parity)
     images = parity.get("images")
-    return f"verified on {images} images" if parity.get("passed") else f"{images} images, too few to judge"
+    if parity.get("passed"):
+        return f"verified on {images} images"
+    verdict = str(parity.get("verdict", ""))
+    return f"{images} images, too few to judge" if not verdict or "too few" in verdict else f"not judged: {verdict}"

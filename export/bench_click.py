@@ -28,7 +28,7 @@ _ANSWER_AT_MOST_MS = 60_000
 _INPUT, _VIEWER = "#sg-upload input[type=file]", ".sv"
 
 CONTROLS = {
-    "threshold": "[data-threshold=infection]",
+    "threshold": "[data-threshold] >> nth=-1",
     "window": "[data-set=centre]",
     "opacity": "[data-set=opacity]",
     "attention": "[data-set=strength]",
@@ -187,7 +187,9 @@ def _choose(page: Any, path: Path) -> dict[str, float]:
 def _redraws(page: Any, *, bits: int) -> list[Redraw]:
     """Each of CONTROLS, in the style and with the maps that take longest, in full screen."""
     page.locator(".sv-choice").get_by_text("Fill").click()
-    page.locator("[data-set=attention]").select_option(index=1)
+    has_maps = page.locator("[data-set=attention] option").count() > 1
+    if has_maps:
+        page.locator("[data-set=attention]").select_option(index=1)
     page.locator(".sv-canvas").press("f")
     page.wait_for_function("document.fullscreenElement")
     page.wait_for_timeout(400)  # the frame has its new size
@@ -195,6 +197,7 @@ def _redraws(page: Any, *, bits: int) -> list[Redraw]:
     found = [
         summarise_moves(_move(page, selector), control=control, bits=bits, canvas=canvas)
         for control, selector in CONTROLS.items()
+        if has_maps or control != "attention"
     ]
     page.locator(".sv-canvas").press("f")
     return found

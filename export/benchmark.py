@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.base import EngineUnavailable
+from engines.base import EngineError, EngineUnavailable
 from engines.graph import usable_graph
 from export import (
     bench_archive,
@@ -138,8 +138,10 @@ def measure(options: argparse.Namespace, files: ModelFiles, before: Disturbance)
         print(f"Measuring: {part}", file=sys.stderr, flush=True)
         try:
             measures[part]()
-        except (bench_page.PageError, bench_command.CommandFailed, bench_openvino.ToolError) as error:
+        except (bench_page.PageError, bench_command.CommandFailed, bench_openvino.ToolError, EngineError) as error:
             skipped.append(Skipped(part, str(error)))  # what was measured until here is worth printing
+        except ModuleNotFoundError as error:
+            skipped.append(Skipped(part, f"it needs the package {error.name}"))
         except EngineUnavailable as error:
             if part in ("engines", "stages"):
                 raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -16,7 +15,8 @@ from onnx import TensorProto, numpy_helper
 
 from engines.openvino_runtime import forbid_telemetry, import_openvino
 
-SENSITIVE = ("encoder.conv1.", "memory.", ".gate.", ".spatial.", "head.")
+FINE = "encoder.fine."
+SENSITIVE = ("encoder.conv1.", FINE, "memory.", ".gate.", ".spatial.", "head.")
 """In the names of weights whose convolutions are not quantised."""
 _PASSES_INT8_ON = {"Conv", "Relu", "MaxPool", "BatchNormalization", "Concat"}
 
@@ -63,11 +63,13 @@ def with_plain_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 def not_quantised(graph: onnx.ModelProto) -> list[str]:
     """Names of the nodes that keep their precision."""
 
-    def is_sensitive(inputs: Sequence[str]) -> bool:
-        return any(part in name for name in inputs[1:] for part in SENSITIVE)
+    def is_sensitive(node: onnx.NodeProto) -> bool:
+        return any(part in name for name in node.input[1:] for part in SENSITIVE) or bool(fine & set(node.input))
 
+    # What the fine stem's convolutions give is added to the stem's.
+    fine = {node.output[0] for node in graph.graph.node if any(FINE in name for name in node.input[1:])}
     return [
         node.name
         for node in graph.graph.node
-        if node.name and (node.op_type not in _PASSES_INT8_ON | {"Add"} or is_sensitive(node.input))
+        if node.name and (node.op_type not in _PASSES_INT8_ON | {"Add"} or is_sensitive(node))
     ]

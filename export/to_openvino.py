@@ -15,7 +15,7 @@ import onnx
 
 from engines import manifest as manifests
 from engines import processor, verdicts
-from engines.artefacts import RUNTIME
+from engines.artefacts import NEEDS_PARITY, RUNTIME
 from engines.base import EngineUnavailable
 from engines.graph import usable_graph
 from engines.manifest import BUILT, Manifest
@@ -82,14 +82,19 @@ def check(files: ModelFiles, precision: str, verification: Sequence[Case], *, bu
     finally:
         engine.close()
     found = record(folder, parity)
-    if refused := found["refused"]:
-        raise ExportError(f"{folder}: refused, since {'; '.join(refused)}")
+    if found["passed"] is False or (precision in NEEDS_PARITY and not found["passed"]):
+        raise ExportError(f"{folder}: refused, since {'; '.join([*parity.refused, *too_little(parity)])}")
     return found
 
 
 def record(folder: Path, parity: Parity) -> dict[str, Any]:
-    """Write the figures beside an artefact and into its manifest where there is one; returns what was written."""
-    found = parity.to_dict(also_refused=too_little(parity) if parity.precision == "int8" else ())
+    """Write the figures beside an artefact and into its manifest where there is one, and return them.
+
+    What cannot be judged, being of few images, takes no verdict away that more images gave.
+    """
+    found = parity.to_dict()
+    if found["passed"] is None and verdicts.holds(folder, found):
+        return found
     verdicts.write(folder, found)
     if (folder / manifests.FILE_NAME).is_file():
         manifests.record_parity(folder, found)

@@ -143,6 +143,8 @@ def check_graph(graph: Path, files: ModelFiles, *, precision: str, largest_opset
         raise ExportError(f"{graph.name} was not exported from the weights of {files.name} here")
     if (found := said.get("precision", "fp32")) != precision:
         raise ExportError(f"{graph.name} is in {found}, and a plan in {precision} was asked for")
+    if any(0 in shape for shape in shapes_of(onnx.load(graph, load_external_data=False).graph.output).values()):
+        raise ExportError(f"{graph.name} does not state the sizes of its outputs: export it again with this version")
     if (opset := _opset_of(graph)) > largest_opset:
         raise ExportError(f"{graph.name} has opset {opset}, and the TensorRT here reads up to {largest_opset}")
 

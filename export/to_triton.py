@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 
 from engines import manifest
 from engines.graph import usable_graph
@@ -69,33 +69,45 @@ def export(files: ModelFiles, repository: Path, serving: Serving, *, warm_up: np
     shutil.rmtree(part, ignore_errors=True)
     (part / "1").mkdir(parents=True)
     (part / "warmup").mkdir()
-    precision, batch_max = _copy_model(files, part / "1", serving, built)
-    (part / "labels.txt").write_text("".join(f"{name}\n" for name in files.config.classes), encoding="utf-8")
-    (part / "warmup" / "images").write_bytes(warm_up.tobytes())
-    text = config(files, serving, precision=precision, batch_max=batch_max)
-    (part / "config.pbtxt").write_text(text, encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.replace(folder)  # a server that polls sees all of it or nothing
+    try:
+        model = _copy_model(files, part / "1", serving, built)
+        (part / "labels.txt").write_text("".join(f"{name}\n" for name in files.config.classes), encoding="utf-8")
+        (part / "warmup" / "images").write_bytes(warm_up.tobytes())
+        (part / "config.pbtxt").write_text(config(files, serving, model), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.replace(folder)  # a server that polls sees all of it or nothing
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
-def config(files: ModelFiles, serving: Serving, *, precision: str, batch_max: int) -> str:
+@dataclass(frozen=True)
+class Served:
+    """What the server is given to run."""
+
+    precision: str
+    batch_max: int
+    outputs: tuple[str, ...]
+    """Which of the network's it has, in its order."""
+
+
+def config(files: ModelFiles, serving: Serving, model: Served) -> str:
     """config.pbtxt in protobuf's text format."""
-    shapes = output_shapes(files)
+    shapes, batch_max = files.config.output_shapes, model.batch_max
     input_ = f'{{\n    name: "images"\n    data_type: TYPE_UINT8\n    dims: {_dims((1, *_size(files)))}\n  }}'
     outputs = ",\n  ".join(
         f'{{\n    name: "{name}"\n    data_type: TYPE_FP32\n    dims: {_dims(shapes[name])}'
         + ('\n    label_filename: "labels.txt"' if name == "logits" else "")
         + "\n  }"
-        for name in files.config.outputs
+        for name in model.outputs
     )
     kind = "KIND_GPU" if serving.gpu or serving.platform == "tensorrt" else "KIND_CPU"
     preferred = sorted({size for size in (batch_max // 2, batch_max) if size > 1})
     batching = f"  preferred_batch_size: {_dims(preferred)}\n" if preferred else ""
     facts = {
         "weights_sha256": files.sha256,
-        "precision": precision,
+        "precision": model.precision,
         "classes": json.dumps(files.config.classes),
         "thresholds": json.dumps(files.thresholds),
     }
@@ -140,34 +152,20 @@ model_warmup [
 {parameters}"""
 
 
-def output_shapes(files: ModelFiles) -> Mapping[str, tuple[int, ...]]:
-    """Shape of each output without the batch; level k of the decoder has stride 2^k."""
-    height, width = _size(files)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in files.config.outputs:
-        if name == "logits":
-            shapes[name] = (len(files.config.classes), height, width)
-        elif name == "embedding":
-            shapes[name] = (files.config.encoder_widths[-1],)
-        else:
-            stride = 2 ** int(name.rpartition("_")[2])
-            shapes[name] = (1, height // stride, width // stride)
-    return shapes
-
-
-def _copy_model(files: ModelFiles, folder: Path, serving: Serving, built: Path) -> tuple[str, int]:
-    """Put what the platform runs into the version's folder; its precision and largest batch."""
+def _copy_model(files: ModelFiles, folder: Path, serving: Serving, built: Path) -> Served:
+    """Put what the platform runs into the version's folder."""
     if serving.platform == "python":
-        return "fp32", serving.batch_max
+        return Served("fp32", serving.batch_max, files.config.outputs)
     if serving.platform == "tensorrt":
         return _copy_plan(files, folder, serving, built)
     graph = usable_graph(files)
     shutil.copyfile(graph, folder / "model.onnx")
     shutil.copyfile(files.weights, folder / files.weights.name)  # the graph points into it by this name
-    return OPEN_PRECISION if serving.platform == "openvino" else "fp32", serving.batch_max
+    outputs = tuple(output.name for output in onnx.load(graph, load_external_data=False).graph.output)
+    return Served(OPEN_PRECISION if serving.platform == "openvino" else "fp32", serving.batch_max, outputs)
 
 
-def _copy_plan(files: ModelFiles, folder: Path, serving: Serving, built: Path) -> tuple[str, int]:
+def _copy_plan(files: ModelFiles, folder: Path, serving: Serving, built: Path) -> Served:
     """The plan in FP16, or else the one in FP32."""
     refused = []
     for precision in PRECISIONS:
@@ -181,10 +179,11 @@ def _copy_plan(files: ModelFiles, folder: Path, serving: Serving, built: Path) -
                 refused.append(str(error))
                 continue
             shutil.copyfile(plan, folder / "model.plan")
-            return made.precision, min(made.batch_max, serving.batch_max)
+            return Served(made.precision, min(made.batch_max, serving.batch_max), tuple(made.outputs))
+    command = build_command("tensorrt", files)
     if refused:
-        raise ExportError(f"{'; '.join(refused)}; `{build_command('tensorrt')}` builds it again")
-    raise ExportError(f"there is no TensorRT plan of {files.name}; `{build_command('tensorrt')}` builds one")
+        raise ExportError(f"{'; '.join(refused)}; `{command}` builds it again")
+    raise ExportError(f"there is no TensorRT plan of {files.name}; `{command}` builds one")
 
 
 def _size(files: ModelFiles) -> tuple[int, int]:

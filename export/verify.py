@@ -105,22 +105,20 @@ class Parity:
         """Whether this is within the bound of the precision, over however many images; what is not finite fails."""
         return not self.refused
 
-    def to_dict(self, *, also_refused: Sequence[str] = ()) -> dict[str, Any]:
-        """JSON-ready, with the verdict in words, as `passed` (None: too few images), and why not under `refused`."""
-        refused = [*self.refused, *also_refused]
-        enough = self.images >= IMAGES_AT_LEAST
-        few = f"too few images to judge: {self.images}, and {IMAGES_AT_LEAST} are required"
-        verdict = "failed" if refused else "passed" if enough else few
-        passed = False if refused else True if enough else None
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the verdict in words, as `passed` (None: it cannot be judged), and why under `refused`."""
+        refused, lacks = list(self.refused), too_little(self)
+        verdict = "failed" if refused else "; ".join(lacks) or "passed"
+        passed = False if refused else None if lacks else True
         return {**asdict(self), "passed": passed, "verdict": verdict, "refused": refused}
 
 
 def too_little(parity: Parity) -> tuple[str, ...]:
-    """What a verification lacks to accept a quantised artefact, a clause each."""
+    """What a verification lacks for a verdict, a clause each; in INT8 that takes true masks as well."""
     lacks = []
     if parity.images < IMAGES_AT_LEAST:
-        lacks.append(f"it was verified on {parity.images} images, and {IMAGES_AT_LEAST} are required")
-    if not parity.dice:
+        lacks.append(f"too few images to judge: {parity.images}, and {IMAGES_AT_LEAST} are required")
+    if parity.precision == "int8" and not parity.dice:
         lacks.append("no image had a true mask beside it, so that the change of Dice is unknown")
     return tuple(lacks)
 
@@ -128,7 +126,7 @@ def too_little(parity: Parity) -> tuple[str, ...]:
 def verify(files: ModelFiles, engine: Engine, images: np.ndarray, *, cases: Sequence[Case] = ()) -> Parity:
     """Compare an engine with PyTorch FP32 on uint8 images (N, 1, H, W); cases give the truths of the same images.
 
-    Without torch ONNX Runtime in FP32 takes its place; raises ValueError for that very engine.
+    Without torch ONNX Runtime in FP32 takes its place; raises IsTheStandard for that very engine.
     """
     try:
         from export.to_onnx import run_pytorch
@@ -140,9 +138,13 @@ def verify(files: ModelFiles, engine: Engine, images: np.ndarray, *, cases: Sequ
     return compare(files, engine, images, expected, against="pytorch", cases=cases)
 
 
+class IsTheStandard(ValueError):
+    """The engine is the one that others are compared with here."""
+
+
 def _verify_without_torch(files: ModelFiles, engine: Engine, images: np.ndarray, cases: Sequence[Case]) -> Parity:
     if (engine.info.backend, engine.info.precision) == ("onnxruntime", "fp32"):
-        raise ValueError(
+        raise IsTheStandard(
             "onnxruntime in fp32 is what others are compared with where torch is absent: leave --images out"
         )
     standard = open_unverified("onnxruntime", files, precision="fp32")

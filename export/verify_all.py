@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from engines import artefacts
-from engines.base import Engine, EngineUnavailable
+from engines.base import Engine, EngineError, EngineRefused, EngineUnavailable
 from engines.plans import plan_folder
 from engines.select import open_unverified, probe
 from export.cases import Case
 from export.to_openvino import record
-from export.verify import verify_cases, verify_reference
+from export.verify import IsTheStandard, verify_cases, verify_reference
 from sgmsnet.checkpoint import ModelFiles
 
 Found = dict[str, Any]
@@ -30,7 +30,7 @@ def verified(files: ModelFiles, name: str, precision: str | None, images: Sequen
 def run(
     files: ModelFiles, images: Sequence[Case], *, report: Callable[[str], None], built: Path
 ) -> tuple[list[Found], int]:
-    """Verify whatever `everything` names; what was found, and 1 where one failed or did not open, else 0.
+    """Verify whatever `everything` names; what was found, and 1 where one failed or is here and of no use, else 0.
 
     report gets a line for each. A runtime that opens one of the artefacts by itself is verified once.
     """
@@ -40,18 +40,27 @@ def run(
     for name, precision in everything(files, built=built):
         if (name, precision) in seen:
             continue
+        called = f"{name}{f' in {precision}' if precision else ''}"
         try:
             engine = open_unverified(name, files, precision=precision, built=built)
-        except EngineUnavailable as error:
-            report(f"{name}{f' in {precision}' if precision else ''}: not opened, {error}")
-            status = 1
+        except EngineUnavailable as error:  # what is refused is here and of no use; the rest is not here
+            report(f"{called}: not opened, {error}")
+            status = 1 if isinstance(error, EngineRefused) else status
             continue
         what = (engine.info.backend, engine.info.precision)
         if what in seen:
             engine.close()
             continue
         seen.add(what)
-        one = _verified(files, engine, images, built)
+        try:
+            one = _verified(files, engine, images, built)
+        except IsTheStandard:
+            report(f"{what[0]} in {what[1]}: what the others are compared with, as there is no torch")
+            continue
+        except (EngineError, ValueError) as error:
+            report(f"{called}: not verified, {error}")
+            status = 1
+            continue
         found.append(one)
         status = 1 if one["passed"] is False else status
         report(f"{what[0]} in {what[1]} on {one['device']}: {_line(one)}")

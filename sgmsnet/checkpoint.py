@@ -67,6 +67,13 @@ class ModelFiles:
     share_cuts: ShareCuts | None
     """For the interval of the infected share; None likewise."""
 
+    @property
+    def option(self) -> str:
+        """What a command line needs to mean this model, " --model FILE" without its folder; "" for the default one."""
+        if self.weights.parent.resolve() != SHIPPED.resolve():
+            return f" --model {self.weights.name}"
+        return "" if self.name == "cxr" else f" --model {self.name}"
+
 
 def find(model: str | Path, *, check_graph: bool = True) -> ModelFiles:
     """Find a model by the name of a shipped one ("cxr") or by the path of its weights.

@@ -55,6 +55,8 @@ class ModelConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+        if isinstance(self.classes, str):
+            raise ConfigError(f"classes is a list of names, as [{self.classes}]")
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"classes must be one or more different names, not {list(self.classes)}")
         if any(not isinstance(name, str) or not name.isidentifier() for name in self.classes):
@@ -91,6 +93,20 @@ class ModelConfig:
     def outputs(self) -> tuple[str, ...]:
         """Names of all outputs of the exported graph."""
         return ("logits", *self.attention, "embedding")
+
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each output without the batch; level k of the decoder has stride 2^k."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in self.outputs:
+            if name == "logits":
+                shapes[name] = (len(self.classes), self.height, self.width)
+            elif name == "embedding":
+                shapes[name] = (self.encoder_widths[-1],)
+            else:
+                stride = 2 ** int(name.rpartition("_")[2])
+                shapes[name] = (1, self.height // stride, self.width // stride)
+        return shapes
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_dict` reads it back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ import onnxruntime
 import pytest
 import torch
 
-from engines.select import open_engine
+from engines.base import EngineError
+from engines.select import ENGINES, open_engine
 from export import ExportError, to_onnx, verify_all
 from export.__main__ import main
+from export.cases import Case
 from export.verify import verify
 from sgmsnet.checkpoint import ModelFiles, find, load_network, save
 from sgmsnet.formats import tensor_places
+from sgmsnet.imaging import Geometry
 
 
 @pytest.fixture
@@ -48,6 +52,10 @@ def test_a_self_contained_graph_is_as_promised(
     assert dims[0].dim_param
     assert [entry.dim_value for entry in dims[1:]] == [1, 64, 64]
     assert tuple(output.name for output in model.graph.output) == files.config.outputs
+    for output in model.graph.output:
+        free, *sides = output.type.tensor_type.shape.dim
+        assert free.dim_param, output.name
+        assert tuple(side.dim_value for side in sides) == files.config.output_shapes[output.name], output.name
     outputs = _run(alone, example_images)
     with torch.inference_mode():
         expected = load_network(files)(torch.from_numpy(example_images))
@@ -168,8 +176,8 @@ def test_the_reference_keeps_to_its_size(
     with np.load(path) as stored:
         assert 1 <= len(stored["images"]) < 4
     monkeypatch.setattr(to_onnx, "_REFERENCE_BYTES", 1000)
-    with pytest.raises(ExportError, match="single image"):
-        to_onnx.write_reference(files, example_images)
+    with np.load(to_onnx.write_reference(files, example_images)) as stored:
+        assert len(stored["images"]) == 1, "a model of large images has a reference too"
 
 
 def test_verify_sees_another_model_s_answers(files: ModelFiles, example_images: np.ndarray, tmp_path: Path) -> None:
@@ -229,6 +237,29 @@ def test_all_verifies_every_runtime_once_and_names_what_does_not_open(files: Mod
     assert [one["engine"] for one in again] == [one["engine"] for one in found], "verdicts name what is here already"
     failed = any(one["passed"] is False for one in again)  # in BF16 the random weights of this model do
     assert status == int(failed)
+
+
+def test_all_goes_on_without_torch_and_past_an_engine_that_fails(
+    files: ModelFiles, tmp_path: Path, example_images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "export.to_onnx", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(verify_all, "everything", lambda files, built: [(name, None) for name in ENGINES])
+    size = files.config.height
+    cases = [Case(planes, Geometry(size, size, size, size, 0, 0, size, size)) for planes in example_images]
+    lines: list[str] = []
+    found, _ = verify_all.run(files, cases, report=lines.append, built=tmp_path)
+    assert [one["engine"] for one in found] == ["openvino"]
+    assert "onnxruntime in fp32: what the others are compared with, as there is no torch" in lines
+    assert sum("not opened" in line for line in lines) == 4, "both TensorRT, PyTorch and Triton are not here"
+
+    def fail(self: object, images: np.ndarray) -> dict[str, np.ndarray]:
+        raise EngineError("the runtime ran out of memory")
+
+    monkeypatch.setattr("engines.openvino_engine.OpenVinoEngine.run", fail)
+    found, status = verify_all.run(files, cases, report=lines.append, built=tmp_path)
+    assert (found, status) == ([], 1)
+    assert "openvino: not verified, the runtime ran out of memory" in lines
 
 
 @pytest.mark.parametrize(

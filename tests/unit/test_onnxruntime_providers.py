@@ -110,7 +110,9 @@ def test_fp16_is_refused_until_it_was_verified_on_this_gpu(files: ModelFiles, tm
         return OnnxRuntimeEngine(files, precision="fp16", built=tmp_path)
 
     FakeSession.asked = []
-    with pytest.raises(EngineRefused, match="was not verified here; `python -m export verify --model tiny"):
+    with pytest.raises(
+        EngineRefused, match=r"not verified here; `python -m export verify --model tiny\.safetensors --"
+    ):
         opened()
     assert FakeSession.asked == []
     info = OnnxRuntimeEngine(files, precision="fp16", built=tmp_path, unverified=True).info

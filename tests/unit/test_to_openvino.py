@@ -19,12 +19,14 @@ from engines.artefacts import fitting_artefact, held, runnable_graph
 from engines.base import EngineUnavailable
 from engines.openvino_engine import OpenVinoEngine
 from engines.select import open_unverified
-from export import ExportError, cases, to_openvino
+from export import ExportError, cases, to_onnx, to_openvino
 from export.cases import Case
 from export.quantise import not_quantised, with_plain_weights
 from export.verify import DiceChange, Parity, too_little, verify, verify_cases
-from sgmsnet.checkpoint import ModelFiles, find
+from sgmsnet.checkpoint import ModelFiles, find, save
+from sgmsnet.config import ModelConfig
 from sgmsnet.imaging import Geometry
+from sgmsnet.model import SGMSNet
 
 
 @pytest.fixture
@@ -169,6 +171,21 @@ def test_what_was_built_is_listed_with_its_verdict(files: ModelFiles, tmp_path: 
     assert "damaged" in held(files, built=tmp_path)[1].state
 
 
+def test_the_convolutions_of_a_fine_stem_and_what_they_are_added_to_are_left_out_of_quantisation(
+    files: ModelFiles, tmp_path: Path
+) -> None:
+    config = ModelConfig.from_dict(files.config.to_dict() | {"fine_stem": True})
+    fine = find(save(tmp_path / "fine.safetensors", SGMSNet(config).eval(), name="fine"))
+    graph = onnx.load(to_onnx.export(fine, tmp_path / "fine.onnx"))
+    kept = set(not_quantised(graph))
+    fine_nodes = [node for node in graph.graph.node if any("encoder.fine.conv" in name for name in node.input)]
+    assert len(fine_nodes) == 3
+    assert {node.name for node in fine_nodes} <= kept
+    [added] = [node for node in graph.graph.node if fine_nodes[-1].output[0] in node.input]
+    assert added.op_type == "Add"
+    assert added.name in kept
+
+
 def test_the_sensitive_layers_are_left_out_of_quantisation(files: ModelFiles) -> None:
     assert files.graph is not None
     graph = with_plain_weights(onnx.load(files.graph))
@@ -217,6 +234,31 @@ def test_fewer_than_a_hundred_images_do_not_pass_and_are_not_refused(files: Mode
     assert fitting_artefact(files, "bf16", version=version, built=tmp_path) == built / "model.onnx"
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_look_at_few_images_takes_no_verdict_away(precision: str, files: ModelFiles, tmp_path: Path) -> None:
+    built = to_openvino.build(files, precision="bf16", built=tmp_path, report=lambda line: None)
+    folder = built.rename(built.with_name(f"openvino-{precision}"))
+    manifests.write(folder, replace(manifests.read(folder), precision=precision))
+    same = {"lungs": DiceChange(images=9, before=90.0, after=90.0)}
+    enough = to_openvino.record(folder, a_parity(precision=precision, mask_iou_mean=0.999, dice=same))
+    assert enough["passed"]
+    few = to_openvino.record(folder, a_parity(precision=precision, mask_iou_mean=0.999, images=3, dice={}))
+    assert few["passed"] is None
+    assert verdicts.read(folder) == enough
+    assert manifests.read(folder).parity == enough
+    other = a_parity(precision=precision, mask_iou_mean=0.999, images=3, dice={}, device="another")
+    assert verdicts.read(folder) != to_openvino.record(folder, other) == verdicts.read(folder)
+    failed = to_openvino.record(folder, a_parity(precision=precision, images=3, not_finite=1))
+    assert failed["passed"] is False
+    assert manifests.read(folder).parity == failed, "few images are enough to refuse"
+
+
+def test_int8_without_truths_is_not_judged_and_not_accepted() -> None:
+    found = a_parity(dice={}).to_dict()
+    assert (found["passed"], found["refused"]) == (None, [])
+    assert verdicts.summary(found).startswith("not judged: no image had a true mask")
+
+
 def test_without_torch_onnx_runtime_in_fp32_takes_its_place(
     files: ModelFiles, example_images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +277,7 @@ def test_without_torch_onnx_runtime_in_fp32_takes_its_place(
 def test_a_hundred_images_with_truth_are_asked_for() -> None:
     assert too_little(a_parity()) == ()
     lacks = too_little(a_parity(images=99, dice={}))
-    assert "99 images" in lacks[0]
+    assert "99" in lacks[0]
     assert "true mask" in lacks[1]
 
 

@@ -127,11 +127,12 @@ def test_without_a_gpu_it_says_how_to_build_for_one_elsewhere(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("opset", [17, 20])
 def test_a_graph_made_elsewhere_is_built_without_torch_and_one_that_does_not_fit_is_refused(
-    files: ModelFiles, tmp_path: Path
+    files: ModelFiles, tmp_path: Path, opset: int
 ) -> None:
     _need_rtx()
-    graph = to_onnx.export(files, tmp_path / "half.onnx", opset=20, precision="fp16")
+    graph = to_onnx.export(files, tmp_path / "half.onnx", opset=opset, precision="fp16")
     program = f"""
 import sys
 from pathlib import Path
@@ -147,7 +148,8 @@ assert "torch" not in sys.modules
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     made = manifests.read(tmp_path / "built" / "tiny" / "tensorrt-rtx-fp16")
-    assert (made.opset, made.precision, made.weights_sha256) == (20, "fp16", files.sha256)
+    assert (made.opset, made.precision, made.weights_sha256) == (opset, "fp16", files.sha256)
+    assert made.outputs == {name: (-1, *shape) for name, shape in files.config.output_shapes.items()}
 
     check, fits = to_tensorrt.check_graph, {"precision": "fp16", "largest_opset": 20}
     check(graph, files, **fits)
@@ -157,8 +159,13 @@ assert "torch" not in sys.modules
         check(graph, replace(files, sha256="f" * 64), **fits)
     with pytest.raises(ExportError, match="is in fp16, and a plan in fp32 was asked for"):
         check(graph, files, precision="fp32", largest_opset=20)
-    with pytest.raises(ExportError, match="has opset 20, and the TensorRT here reads up to 17"):
-        check(graph, files, precision="fp16", largest_opset=17)
+    with pytest.raises(ExportError, match=f"has opset {opset}, and the TensorRT here reads up to 16"):
+        check(graph, files, precision="fp16", largest_opset=16)
+    traced = onnx.load(graph)
+    traced.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "height"  # as version 0.3.0 wrote it in opset 17
+    onnx.save(traced, graph)
+    with pytest.raises(ExportError, match="does not state the sizes of its outputs"):
+        check(graph, files, **fits)
 
 
 def test_the_graph_beside_the_weights_is_copied_with_its_weights(files: ModelFiles, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 from engines import manifest
 from engines.base import EngineUnavailable
 from engines.onnxruntime_engine import OnnxRuntimeEngine
-from export import ExportError, to_triton
+from export import ExportError, to_onnx, to_triton
 from export.__main__ import main
-from export.to_triton import PLATFORMS, Platform, Serving
+from export.to_triton import PLATFORMS, Platform, Served, Serving
 from export.verify import BOUNDS
 from sgmsnet.checkpoint import ModelFiles, find
 from tests.needs import ROOT
@@ -47,7 +47,7 @@ def parsed(text: str) -> Any:
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_triton_s_protobuf_reads_the_configuration(files: ModelFiles, platform: Platform) -> None:
     serving = Serving(platform=platform, instances=2, batch_max=16, queue_delay_ms=1.5)
-    read = parsed(to_triton.config(files, serving, precision="fp32", batch_max=16))
+    read = parsed(to_triton.config(files, serving, Served("fp32", 16, files.config.outputs)))
     assert (read.name, read.max_batch_size) == ("tiny", 16)
     assert (read.backend, read.platform) == {
         "onnxruntime": ("onnxruntime", ""),
@@ -66,8 +66,29 @@ def test_triton_s_protobuf_reads_the_configuration(files: ModelFiles, platform: 
     assert read.output[0].label_filename == "labels.txt"
 
 
+def test_outputs_are_those_of_the_graph_and_of_the_plan(files: ModelFiles, xray: np.ndarray, tmp_path: Path) -> None:
+    own = find(shutil.copy(files.weights, tmp_path))
+    to_onnx.export(own, tmp_path / "tiny.onnx", opset=17, attention=False)
+    folder = to_triton.export(find(own.weights), tmp_path / "repository", Serving(), warm_up=xray)
+    read = parsed((folder / "config.pbtxt").read_text(encoding="utf-8"))
+    assert [entry.name for entry in read.output] == ["logits", "embedding"]
+    built = tmp_path / "built"
+    change(outputs={"logits": (-1, 2, 64, 64)})(write_plan(files, built))
+    served = to_triton._copy_plan(files, tmp_path, Serving(platform="tensorrt"), built)
+    assert served.outputs == ("logits",)
+
+
+def test_an_export_that_is_refused_leaves_nothing_in_the_repository(
+    files: ModelFiles, xray: np.ndarray, tmp_path: Path
+) -> None:
+    serving = Serving(platform="tensorrt")
+    with pytest.raises(ExportError, match="no TensorRT plan"):
+        to_triton.export(files, tmp_path / "repository", serving, warm_up=xray, built=tmp_path / "built")
+    assert not list((tmp_path / "repository").iterdir())
+
+
 def test_shapes_are_those_that_the_model_gives(files: ModelFiles, xray: np.ndarray) -> None:
-    read = parsed(to_triton.config(files, Serving(), precision="fp32", batch_max=8))
+    read = parsed(to_triton.config(files, Serving(), Served("fp32", 8, files.config.outputs)))
     engine = OnnxRuntimeEngine(files, device="cpu")
     found = engine.run(xray[None])
     engine.close()
@@ -129,7 +150,7 @@ def test_a_plan_that_failed_leaves_the_place_to_one_in_fp32(
 
     assert parsed((export() / "config.pbtxt").read_text()).parameters["precision"].string_value == "fp32"
     shutil.rmtree(failed.with_name("tensorrt-fp32"))
-    with pytest.raises(ExportError, match=r"did not give PyTorch's answer .*: too far; `python -m export tensorrt`"):
+    with pytest.raises(ExportError, match=r"did not give PyTorch's answer .*: too far; `python -m export tensorrt "):
         export()
 
 
