@@ -17,7 +17,7 @@ from export import ExportError, to_onnx
 from export.__main__ import main
 from export.half import HalfNetwork, fold_batch_norm
 from export.to_onnx import extreme_images, run_pytorch
-from sgmsnet.checkpoint import ModelFiles, find, load_network
+from sgmsnet.checkpoint import ModelFiles, find, load_network, save
 from sgmsnet.config import ModelConfig
 from sgmsnet.model import MemoryModule, SGMSNet
 
@@ -134,18 +134,8 @@ def test_the_shipped_network_is_finite_in_pytorch_half_on_extreme_images() -> No
 
 
 def test_pytorch_half_is_finite_on_extreme_images_where_a_naive_conversion_overflows(tiny_config: ModelConfig) -> None:
-    # The paper's memory does not scale its queries. The shipped one does, and stays far below FP16's 65,504 either way;
-    # so queries and keys of a random one are brought to the size that training the paper's configuration gave them.
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = SGMSNet(ModelConfig.from_dict(tiny_config.to_dict() | {"scale_query": False})).eval()
-    memory = network.memory["5"]
-    images = extreme_images(64, 64)
-    features = _memory_features(network, images)
-    with torch.no_grad():
-        factor = (LARGEST_PRODUCT / _naive_memory(memory, features)[1].abs().max()) ** 0.5
-        for parameter in (memory.memory_keys, *memory.query_transform.parameters()):
-            parameter.mul_(factor)
+    network, features = _as_the_paper_s(tiny_config)
+    memory, images = network.memory["5"], extreme_images(64, 64)
     for name, value in run_pytorch(HalfNetwork(network), images).items():
         assert np.isfinite(value).all(), name
 
@@ -160,6 +150,37 @@ def test_pytorch_half_is_finite_on_extreme_images_where_a_naive_conversion_overf
         naive, products = _naive_memory(memory, features.half())
     assert torch.isinf(products).any()
     assert torch.isnan(naive).any()
+
+
+def test_a_network_in_which_last_digits_decide_is_exported_and_a_wrong_graph_of_it_is_not(
+    tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    network, _ = _as_the_paper_s(tiny_config)
+    files = find(save(tmp_path / "paper.safetensors", network, name="paper"))
+    graph = to_onnx.export(files, tmp_path / "out.onnx")
+    wrong = load_network(files)
+    with torch.no_grad():
+        wrong.head.bias.add_(0.05)
+    with pytest.raises(ExportError, match="logits differs by"):
+        to_onnx.assert_parity(graph, wrong)
+
+
+def _as_the_paper_s(config: ModelConfig) -> tuple[SGMSNet, torch.Tensor]:
+    """A network whose memory has the products of a trained one, and what it is given for extreme images.
+
+    The paper's memory does not scale its queries. The shipped one does, and stays far below FP16's 65,504 either way;
+    so queries and keys of a random one are brought to the size that training the paper's configuration gave them.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = SGMSNet(ModelConfig.from_dict(config.to_dict() | {"scale_query": False})).eval()
+    memory = network.memory["5"]
+    features = _memory_features(network, extreme_images(64, 64))
+    with torch.no_grad():
+        factor = (LARGEST_PRODUCT / _naive_memory(memory, features)[1].abs().max()) ** 0.5
+        for parameter in (memory.memory_keys, *memory.query_transform.parameters()):
+            parameter.mul_(factor)
+    return network, features
 
 
 def _memory_features(network: SGMSNet, images: np.ndarray) -> torch.Tensor:
