@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+_RESULTS = re.compile(r"overlay|embedding|logits|(memory|gate|spatial)_\d")
 STRIDES = {1: 2, 2: 4, 3: 8, 4: 16, 5: 32}
 """Stride of each decoder level's output relative to the network's input."""
 
@@ -61,6 +63,8 @@ class ModelConfig:
             raise ConfigError(f"classes must be one or more different names, not {list(self.classes)}")
         if any(not isinstance(name, str) or not name.isidentifier() for name in self.classes):
             raise ConfigError(f"class names must be plain words, not {list(self.classes)}")
+        if taken := [name for name in self.classes if _RESULTS.fullmatch(name)]:
+            raise ConfigError(f"{taken[0]} is the name of another result, and cannot be that of a class")
         for side in ("height", "width"):
             value = getattr(self, side)
             if value < 32 or value % 32:

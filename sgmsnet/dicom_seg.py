@@ -6,6 +6,7 @@ can reach it. Who the patient is gets added afterwards, and only where that was 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from io import BytesIO
 from pathlib import Path
@@ -42,10 +43,10 @@ _IDENTITY = (
     "ReferringPhysicianName",
 )
 _CLASSES = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{ending}"
-    for ending in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "7", "12.1", "12.2")
+    f"1.2.840.10008.5.1.4.1.1.{ending}" for ending in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "7")
 )
-"""Radiography, mammography, dental, secondary capture, angiography, fluoroscopy: in one frame each."""
+"""Radiography, mammography, dental, secondary capture. Angiography and fluoroscopy have frames, of which highdicom
+wants what an X-ray does not tell."""
 
 
 class SegmentationError(ValueError):
@@ -68,6 +69,7 @@ def write_segmentation(prediction: Prediction, source: bytes | Path | None, *, k
     buffer = BytesIO()
     try:
         segmentation = _segmentation(prediction, plain)
+        segmentation.SpecificCharacterSet = "ISO_IR 192"
         if keep_identity:
             _add_identity(segmentation, original)
         segmentation.save_as(buffer, enforce_file_format=True)
@@ -184,20 +186,24 @@ def _segment(prediction: Prediction, number: int) -> Any:
 
 
 def _codes(name: str) -> tuple[Any, Any]:
-    """(category, type) of a class in the words of SNOMED and DICOM; a class that they do not know keeps its own."""
+    """(category, type) of a class in the words of SNOMED and DICOM; for a class that they do not know, in our own.
+
+    A code has 16 letters at most, so a longer name, or one with other letters, has a hash for a code.
+    """
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
     if name == LUNGS:
         return codes.SCT.AnatomicalStructure, codes.SCT.Lung
-    abnormal = codes.SCT.MorphologicallyAbnormalStructure
-    return abnormal, codes.DCM.Opacity if name == INFECTION else Code(name[:16], "99SGMSNET", name[:64])
+    if name == INFECTION:
+        return codes.SCT.MorphologicallyAbnormalStructure, codes.DCM.Opacity
+    short = name if len(name) <= 16 and name.isascii() else hashlib.sha256(name.encode()).hexdigest()[:16]
+    return Code("class", "99SGMSNET", "Class of the model"), Code(short, "99SGMSNET", name[:64])
 
 
 def _add_identity(segmentation: Any, original: Dataset) -> None:
     from pydicom.config import disable_value_validation
 
-    segmentation.SpecificCharacterSet = "ISO_IR 192"
     with disable_value_validation(), quiet():  # odd values are copied, and not repeated in a log
         for keyword in _IDENTITY:
             value = original.get(keyword)

@@ -14,6 +14,7 @@ from PIL import Image
 
 import sgmsnet
 from sgmsnet import overlay
+from sgmsnet.measurements import INFECTION, LUNGS
 from sgmsnet.prediction import STAGES, Prediction
 
 PICTURE_SIDE = 1024
@@ -22,10 +23,12 @@ _REFUSAL = (
     '<p class="banner" role="alert"><strong>This does not look like a frontal chest X-ray.</strong> The model knows '
     "nothing else, so what stands here would mean nothing.{note}</p>"
 )
-_LIMITS = (
+_OF_INFECTION = (
     "The model marks opacities that look like pneumonia on frontal chest X-rays. It does not tell their cause, and "
     "does not know other findings.",
     "It misses faint and small findings, and it also marks some that are not there: in healthy adults too.",
+)
+_OF_SHARE = (
     "The infected share is an area in a projection, not a volume of lung.",
     "Right and left are the patient's, where the picture is not mirrored.",
 )
@@ -39,10 +42,11 @@ def render(prediction: Prediction, *, attribution: str = "", made: datetime | No
     when = made or datetime.now(timezone.utc)
     size = f"{prediction.geometry.image_width} × {prediction.geometry.image_height} pixels"
     radiograph = prediction.radiograph
+    name = prediction.image.encode("utf-8", "backslashreplace").decode()  # on a disk it may be no Unicode
     unfamiliar = prediction.familiarity is not None and not prediction.familiarity.familiar
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(f"SGMSNet: {prediction.image}"),
-        image=escape(prediction.image),
+        title=escape(f"SGMSNet: {name}"),
+        image=escape(name),
         size=size,
         made=when.strftime("%Y-%m-%d %H:%M %Z").strip(),
         refusal=_REFUSAL.format(note=escape(f" {radiograph.header_note or ''}".rstrip())) if unfamiliar else "",
@@ -80,8 +84,17 @@ def _row(head: str, *cells: str) -> str:
 
 def _shares(prediction: Prediction) -> str:
     share, interval = prediction.measurements.infected_share, prediction.share_interval
-    rows = {"both": "Both", "right": "Right", "left": "Left"}
-    return "".join(_row(rows[side], _percent(getattr(share, side)), _span(interval.get(side))) for side in rows)
+    if not _tells_share(prediction):
+        return ""
+    sides = {"both": "Both", "right": "Right", "left": "Left"}
+    rows = "".join(_row(sides[side], _percent(getattr(share, side)), _span(interval.get(side))) for side in sides)
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Lung", "Share", "95 % interval"))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<section><h2>Infected share</h2>{table}</section>"
+
+
+def _tells_share(prediction: Prediction) -> bool:
+    return {LUNGS, INFECTION} <= set(prediction.classes)
 
 
 def _areas(prediction: Prediction) -> str:
@@ -130,7 +143,11 @@ def _model(prediction: Prediction) -> str:
 
 def _limits(prediction: Prediction) -> tuple[str, ...]:
     radiograph = prediction.radiograph
-    limits = _LIMITS if radiograph.header_note is None else (*_LIMITS, radiograph.header_note)
+    limits: tuple[str, ...] = _OF_INFECTION if INFECTION in prediction.classes else ()
+    if _tells_share(prediction):
+        limits += _OF_SHARE
+    if radiograph.header_note is not None:
+        limits += (radiograph.header_note,)
     if radiograph.spacing_mm is None:
         return (*limits, "The file states no pixel spacing, so areas are known in pixels alone.")
     if radiograph.spacing_at == "detector":

@@ -253,7 +253,7 @@ def _from_array(array: np.ndarray, name: str) -> Radiograph:
         if not (array.min() >= 0 and array.max() <= 1):  # also catches NaN
             raise UnreadableImageError(f"{name}: floating-point pixels must lie between 0 and 1.")
         array, window = np.rint(array.astype(np.float64) * 65535).astype(np.uint16), (32767.5, 65535.0)
-    elif array.dtype not in (np.uint8, np.uint16):
+    elif array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise UnreadableImageError(f"{name}: an array must be uint8, uint16, bool or floating point.")
     native = array.astype(array.dtype.newbyteorder("="))  # always a copy: the caller may write into theirs
     return from_plane(luminance(native) if native.ndim == 3 else native, "array", window=window)

@@ -132,7 +132,9 @@ class Prediction:
             return dict.fromkeys(SHARES)
         lungs = self.on_the_grid(LUNGS) > self.cut(LUNGS)
         image_left = self.image_left(lungs.shape)
-        return share_interval(self.on_the_grid(INFECTION), lungs, image_left=image_left, cuts=self.share_cuts)
+        found = share_interval(self.on_the_grid(INFECTION), lungs, image_left=image_left, cuts=self.share_cuts)
+        shares = self.measurements.infected_share  # lungs may be there on the grid, and in no pixel of a tiny image
+        return {side: interval if getattr(shares, side) is not None else None for side, interval in found.items()}
 
     def probability(self, name: str) -> np.ndarray:
         """float32 (H, W) in [0, 1] of one class, at the image's own size; ValueError for an unknown class."""

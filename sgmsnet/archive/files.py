@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,20 +88,32 @@ def places(inputs: Sequence[Path], *, listing: Path | None) -> dict[str, str]:
     """The folder that each beginning of a name stands for; "" is that of all names with no other beginning.
 
     Two folders may hold files of the same names, as exports of a PACS do; by this they are told apart. What was named
-    by an absolute path needs none: its name is that path. Raises ArchiveError for a list that cannot be read.
+    by an absolute path needs none: its name is that path. Raises ArchiveError for a list that cannot be read, and where
+    an absolute and a relative path of two files come to one name.
     """
     folders = [path for path in inputs if path.is_dir()]
     if folders == list(inputs) and len(folders) == 1 and listing is None:
         return {"": str(folders[0].resolve())}
     found = {f"{folder.resolve().name}/": str(folder.resolve()) for folder in folders}
     files = (path for path in inputs if path not in folders)
-    if any(not path.is_absolute() for path in files) or (listing is not None and any(_relative(listing))):
+    named = [Item(path, _plain_name(path)) for path in files]
+    if listing is not None:
+        named += _listed(listing)
+    kinds = {item.path.is_absolute() for item in named}
+    if len(kinds) == 2:
+        _check_names(named)
+    if False in kinds:
         found[""] = str(Path.cwd())
     return found
 
 
-def _relative(listing: Path) -> Iterator[bool]:
-    return (not item.path.is_absolute() for item in _listed(listing))
+def _check_names(items: Iterable[Item]) -> None:
+    seen: dict[str, Path] = {}
+    for item in items:
+        path = item.path.absolute()
+        other = seen.setdefault(item.name, path)
+        if os.path.normpath(other) != os.path.normpath(path):
+            raise ArchiveError(f"{other} and {path} would both be called {item.name}; give absolute paths alone.")
 
 
 def _check_folders(folders: Sequence[Path]) -> None:
@@ -127,15 +139,23 @@ def _below(folder: Path, front: str, leave_out: Path) -> Iterator[Item]:
                     path = here / entry.name
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append((path, f"{front}{entry.name}/"))
-                    elif not entry.is_dir() and looks_like_image(path):
+                    elif not _leads_to_folder(entry) and looks_like_image(path):
                         yield Item(path, front + entry.name)
         except OSError as error:
             raise ArchiveError(f"The folder {here} could not be read: {error.strerror or error}.") from error
 
 
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether a link leads to a folder; one that leads nowhere becomes the failure of its own name."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _listed(listing: Path) -> Iterator[Item]:
     try:
-        with listing.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        with listing.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
             for line in lines:
                 if text := line.rstrip("\r\n"):
                     yield Item(Path(text), _plain_name(Path(text)))

@@ -67,6 +67,7 @@ class Settings:
     write: tuple[str, ...]
     strict: bool = False
     flip: bool = False
+    keep_identity: bool = False
 
 
 def run(options: Options, pipeline: Pipeline, encode: Encode, *, settings: Settings) -> int:
@@ -191,8 +192,11 @@ def _check(options: Options) -> None:
     for path in options.inputs:
         if not path.exists():  # as a file among others it would become a failure that is never tried again
             raise ArchiveError(f"There is no {path}.")
-        if path.resolve() == options.output.resolve():
-            raise ArchiveError(f"The results cannot lie among the inputs in {path}; choose another --output.")
+    output = options.output.resolve()
+    for front, place in files.places(options.inputs, listing=options.listing).items():
+        # An output below an input is left out when that is searched; what lies beside the inputs is found again.
+        if (output / front).is_relative_to(place) and (output == Path(place) or not output.is_relative_to(place)):
+            raise ArchiveError(f"The results cannot lie among the inputs in {place}; choose another --output.")
 
 
 def _agree(path: Path, settings: Settings, places: Mapping[str, str]) -> None:
@@ -205,6 +209,7 @@ def _agree(path: Path, settings: Settings, places: Mapping[str, str]) -> None:
         _write(path, {**wanted, "places": places})
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        found = {"keep_identity": False, **found}  # younger than the others
         different = [name for name, value in wanted.items() if found[name] != value]
         known = {**places, **found.get("places", {})}
     except (ValueError, KeyError, TypeError) as error:

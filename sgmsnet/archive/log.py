@@ -46,6 +46,7 @@ class Log:
         """Records of the shard's files, whichever list they are in, and those among them that are failures."""
         try:
             _mend(self.path)
+            self.path.touch()  # before looking at others, who look at this one
             if retry:
                 _drop_failures(self.path, shard)
             for path in _of_other_shards(folder, shard):

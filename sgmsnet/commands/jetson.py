@@ -5,6 +5,7 @@ Read from files alone, for `doctor`; elsewhere there is nothing to say. Changes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,9 +46,10 @@ def is_torch_for_gpus() -> bool:
 def power_mode(path: Path) -> str:
     """The mode that nvpmodel set last, from its status file ("pmode:0000")."""
     text = _text(path)
-    if not text.startswith("pmode:"):
+    found = re.match(r"pmode:\s*(\d+)", text)
+    if found is None:
         return "power mode unknown: `sudo nvpmodel -q` shows it"
-    number = text.removeprefix("pmode:").split()[0].lstrip("0") or "0"
+    number = found[1].lstrip("0") or "0"
     return f"power mode {number} (`sudo nvpmodel -q` names it, `sudo nvpmodel -m 0` sets the first)"
 
 

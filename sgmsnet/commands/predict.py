@@ -124,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--batch-size must be at least 1, not {args.batch_size}.")
     if predict_archive.wanted(args):
         return predict_archive.run_cluster(args) if args.cluster else _run_archive(args, thresholds)
+    if args.shards is not None or args.workers is not None:
+        raise CommandError("--shards and --workers are for archives; add --archive.")
     if (args.output / SETTINGS).is_file():  # its done-list bears the name of RECORDS
         raise CommandError(f"{args.output} holds an archive job; go on with --archive, or choose another --output.")
     jobs = _jobs(args.inputs, args.output)

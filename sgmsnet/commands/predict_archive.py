@@ -17,6 +17,10 @@ from sgmsnet.pipeline import Pipeline
 TABLES = ("csv", "parquet")
 
 
+SHARDS = 16
+"""Of --cluster, where none are named."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options, in a group of their own."""
     add = parser.add_argument_group(
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--cluster", choices=("ray",), help="share the shards out on a Ray cluster (RAY_ADDRESS, or this machine alone)"
     )
-    add("--shards", type=int, default=16, metavar="N", help="of --cluster; more of them lose less (default: 16)")
+    add("--shards", type=int, metavar="N", help="of --cluster; more of them lose less (default: 16)")
     add("--workers", type=int, metavar="N", help="threads that decode, and as many that encode (default: the cores)")
 
 
@@ -44,6 +48,8 @@ def wanted(args: argparse.Namespace) -> bool:
 def options(args: argparse.Namespace, thresholds: dict[str, float]) -> job.Options:
     """Checked options of a job; raises CommandError."""
     workers = args.workers if args.workers is not None else processor.usable_cores()
+    if args.shards is not None and not args.cluster:
+        raise CommandError("--shards is for --cluster; several jobs side by side each take a --shard I/N.")
     if workers < 1:
         raise CommandError(f"--workers must be at least 1, not {workers}.")
     try:
@@ -81,6 +87,7 @@ def run(
                 write=tuple(sorted(part.strip() for part in args.write.split(",") if part.strip())),
                 strict=args.strict,
                 flip=args.flip,
+                keep_identity=args.keep_identity,
             )
             return 1 if job.run(chosen, pipeline, encode, settings=settings) else 0
         finally:
@@ -93,13 +100,16 @@ def run_cluster(args: argparse.Namespace) -> int:
     """The same job as tasks of a cluster, and then one table of all. Raises CommandError."""
     from sgmsnet.archive import cluster
 
-    if args.shard or args.shards < 1:
+    shards = SHARDS if args.shards is None else args.shards
+    if args.shard or shards < 1:
         raise CommandError("--cluster makes shards of its own, at least 1; leave --shard out.")
     try:
-        code = cluster.run(_for_a_shard(args), shards=args.shards, say=lambda line: print(line, file=sys.stderr))
+        code = cluster.run(_for_a_shard(args), shards=shards, say=lambda line: print(line, file=sys.stderr))
         job.tabulate(args.output, table=args.table or "csv")
     except ArchiveError as error:
         raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"The results could not be written to {args.output}: {error.strerror or error}.") from error
     return code
 
 

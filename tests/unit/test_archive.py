@@ -36,9 +36,74 @@ def test_a_list_is_taken_line_by_line_and_a_file_named_twice_is_done_once(
     assert sum(engine.batches) == 3
 
 
+def test_results_do_not_come_to_lie_among_the_inputs(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for ward in ("ward1", "ward2"):
+        archive(tmp_path / ward, 2)
+    (tmp_path / "list.txt").write_text("ward1/0/x0.png\n")
+    monkeypatch.chdir(tmp_path)
+    for inputs in (("ward1", "ward2", "--archive"), ("ward1", "--archive"), ("--list", "list.txt")):
+        assert predict(*inputs, "--output", "." if len(inputs) != 2 or "list.txt" in inputs else "ward1") == 2
+        assert "cannot lie among the inputs" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("*_lungs.png"))
+    assert predict("ward1", "ward2", "--archive", "--output", "ward1/out") == 0
+    assert predict("ward1", "ward2", "--archive", "--output", "ward1/out") == 0
+    assert len(records(tmp_path / "ward1" / "out")) == 4, "an output inside an input is not searched"
+
+
+def test_two_files_that_come_to_one_name_are_refused(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive(tmp_path / "in", 1)
+    absolute = tmp_path / "in" / "0" / "x0.png"
+    relative = tmp_path / "elsewhere" / absolute.relative_to("/")
+    relative.parent.mkdir(parents=True)
+    relative.write_bytes(absolute.read_bytes())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "list.txt").write_text(f"{absolute}\n{absolute.relative_to('/')}\n")
+    assert predict("--list", tmp_path / "list.txt", "--output", tmp_path / "out") == 2
+    assert "would both be called" in capfd.readouterr().err
+
+
+def test_a_link_that_leads_in_a_circle_is_its_own_failure(engine: FakeEngine, tmp_path: Path) -> None:
+    archive(tmp_path / "in", 2)
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    assert predict(tmp_path / "in", "--archive", "--output", tmp_path / "out") == 1
+    errors = {str(record["path"]): record["error"] for record in records(tmp_path / "out")}
+    assert [path for path, error in errors.items() if error] == ["loop.png"]
+    assert len(errors) == 3
+
+
+def test_a_list_with_a_mark_of_its_bytes_order_is_read(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(tmp_path / "in", 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("in/0/x0.png\n", encoding="utf-8-sig")  # as PowerShell writes it
+    assert predict("--list", "list.txt", "--output", "out") == 0
+
+
+def test_a_name_that_is_no_unicode_has_a_report(engine: FakeEngine, tmp_path: Path) -> None:
+    archive(tmp_path / "in", 1)
+    odd = os.fsencode(tmp_path / "in" / "0") + b"/M\xfcller.png"
+    os.rename(tmp_path / "in" / "0" / "x0.png", odd)  # noqa: PTH104
+    for options in ([], ["--archive"]):
+        out = tmp_path / f"out{len(options)}"
+        inputs = [str(tmp_path / "in"), *options, "--output", str(out)]
+        assert main(["predict", "--write", "report", *inputs]) == 0
+        [report] = out.rglob("*_report.html")
+        assert "M\\udcfcller.png" in report.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [(["--threshold", "infection=0.7"], "thresholds"), (["--write", "overlay"], "write"), (["--strict"], "strict")],
+    [
+        (["--threshold", "infection=0.7"], "thresholds"),
+        (["--write", "overlay"], "write"),
+        (["--strict"], "strict"),
+        (["--keep-identity"], "keep_identity"),
+    ],
 )
 def test_results_of_other_options_are_not_mixed(
     engine: FakeEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], reason: str

@@ -18,7 +18,7 @@ from sgmsnet import dicom_seg
 from sgmsnet.dicom_seg import SegmentationError, write_segmentation
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
-from tests.fakes import FakeEngine, draw_xray
+from tests.fakes import FakeEngine, draw_xray, info_with
 from tests.unit.dicom_files import IMPLICIT, written
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -232,8 +232,25 @@ def test_another_file_than_the_one_predicted_is_refused(pipeline: Pipeline, tmp_
         write_segmentation(pipeline.predict(draw_xray(), name="chest.png"), other)
 
 
-def test_other_kinds_of_dicom_are_refused(pipeline: Pipeline) -> None:
-    data = written(chest(SOPClassUID="1.2.840.10008.5.1.4.1.1.481.1"))
+def test_classes_of_another_model_have_codes_of_their_own_in_any_script() -> None:
+    names = ("pleural_effusion_left", "pleural_effusion_right", "läsion")
+    engine = FakeEngine(info_with(classes=names))
+    engine.LEVELS = (60.0, 100.0, 170.0)  # type: ignore[misc]
+    data = written(chest())
+    prediction = Pipeline(engine, thresholds={}, temperature={}).predict(data, name="chest.dcm")
+    segmentation = dcmread(BytesIO(write_segmentation(prediction, data)))
+    segments = segmentation.SegmentSequence
+    assert tuple(segment.SegmentLabel for segment in segments) == names
+    kinds = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in segments]
+    assert len({kind.CodeValue for kind in kinds}) == 3
+    assert all(len(kind.CodeValue) <= 16 and kind.CodingSchemeDesignator == "99SGMSNET" for kind in kinds)
+    categories = {segment.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning for segment in segments}
+    assert categories == {"Class of the model"}, "not an abnormality: nobody knows"
+
+
+@pytest.mark.parametrize("kind", ["481.1", "12.1", "12.2"], ids=["RT image", "angiography", "fluoroscopy"])
+def test_other_kinds_of_dicom_are_refused(pipeline: Pipeline, kind: str) -> None:
+    data = written(chest(SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{kind}"))
     with pytest.raises(SegmentationError, match="single projection X-rays alone"):
         write_segmentation(predicted(pipeline, data), data)
 

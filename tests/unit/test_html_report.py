@@ -18,7 +18,7 @@ from sgmsnet.html_report import render
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
 from sgmsnet.radiograph import SpacingAt
-from tests.fakes import FakeEngine, draw_xray
+from tests.fakes import FakeEngine, draw_xray, info_with
 
 WHEN = datetime(2026, 11, 24, 5, 6, tzinfo=timezone.utc)
 
@@ -116,6 +116,20 @@ def test_a_hostile_name_is_text(name: str) -> None:
     page = render(predicted(name))
     assert len([tag for tag, _ in Reader(page).tags if tag in ("script", "img")]) == 2
     assert "$title ${x}" in page or "$" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+
+
+def test_of_another_model_nothing_is_said_of_infection() -> None:
+    engine = FakeEngine(info_with(classes=("heart",)))
+    text = Reader(render(Pipeline(engine, thresholds={}, temperature={}).predict(draw_xray(), name="chest.png"))).text
+    assert "heart" in text.lower()
+    for word in ("pneumonia", "healthy adults", "nfected"):
+        assert word not in text
+    assert "pneumonia" in Reader(render(predicted())).text
+
+
+def test_a_name_that_is_no_unicode_can_be_written() -> None:
+    page = render(predicted("M\udcfcller.png"))
+    assert "M\\udcfcller.png" in page.encode("utf-8").decode("utf-8")
 
 
 def test_an_unfamiliar_image_is_refused_in_words() -> None:

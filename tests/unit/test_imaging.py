@@ -25,6 +25,11 @@ from tests.unit.image_files import RAMP, encoded
 # ---- the way in ----
 
 
+def test_arrays_of_the_other_byte_order_are_read() -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 60)).astype(">u2")
+    assert np.array_equal(load(pixels).pixels, pixels)
+
+
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_lossless_files_bytes_and_arrays_agree(tmp_path: Path, format: str, dtype: type) -> None:

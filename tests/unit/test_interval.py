@@ -59,6 +59,18 @@ def test_a_prediction_has_it_for_each_lung_and_in_its_record() -> None:
     assert prediction.record()["infected_share_interval"]["right"] == list(interval["right"])
 
 
+def test_where_no_pixel_of_the_image_is_lung_there_is_none_although_the_grid_has_some() -> None:
+    pipeline = Pipeline(FakeEngine(), thresholds={"lungs": 0.9}, temperature={}, share_cuts=CUTS)
+    dots = np.zeros((16, 16), np.uint8)
+    dots[8, 8] = 90  # its middle passes on the grid, and not its mean
+    prediction = pipeline.predict(dots)
+    shares = prediction.measurements.infected_share
+    assert (prediction.on_the_grid("lungs") > prediction.cut("lungs")).any()
+    assert shares.both is None
+    for side, interval in prediction.share_interval.items():
+        assert (interval is None) == (getattr(shares, side) is None), side
+
+
 def test_it_does_not_move_with_the_threshold_of_infection() -> None:
     pipeline = Pipeline(FakeEngine(), thresholds={}, temperature={}, share_cuts=CUTS)
     prediction = pipeline.predict(draw_xray(sick=((0.2, 0.4, 0.35, 0.6),)))

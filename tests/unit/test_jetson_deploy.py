@@ -220,6 +220,11 @@ def _power_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return jetson.power_mode(folder / "status")
 
 
+def test_a_status_file_without_a_mode_says_so(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("pmode:\n")
+    assert "unknown" in jetson.power_mode(tmp_path / "status")
+
+
 def _clocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     gpu = folder / "17000000.gpu"
     gpu.mkdir()

@@ -12,7 +12,7 @@ import torch
 
 from export.to_onnx import OPSET, OPSET_JETPACK_6_0, export
 from sgmsnet.checkpoint import find, load_network, save
-from sgmsnet.config import NAMED, STRIDES, ModelConfig
+from sgmsnet.config import NAMED, STRIDES, ConfigError, ModelConfig
 from sgmsnet.model import SGMSNet, load_encoder
 
 SMALL = {
@@ -38,6 +38,12 @@ CONFIGURATIONS = {
 }
 NEWER_EXPORTER = ("paper", "cxr", "plain", "all")
 """The others are exported by the older one, which takes a tenth of the time."""
+
+
+@pytest.mark.parametrize("classes", ["opacity", ["overlay"], ["lungs", "gate_5"], ["memory_4"]])
+def test_classes_are_a_list_and_not_called_as_other_results_are(classes: object) -> None:
+    with pytest.raises(ConfigError, match=r"list of names|name of another result"):
+        ModelConfig.from_dict({"classes": classes})
 
 
 @pytest.fixture(params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
