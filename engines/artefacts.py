@@ -78,7 +78,7 @@ def fitting_artefact(
     try:
         made = manifest.read(folder)
         if (made.model, f"{made.runtime}-{made.precision}") != (model.name, folder.name):
-            raise ManifestError(f"the manifest in {folder} is of {made.model}, {made.runtime}, {made.precision}")
+            raise ManifestError(f"the manifest in {folder.name} is of {made.model}, {made.runtime}, {made.precision}")
         manifest.check_model(replace(made, parity=None) if unverified else made, weights_sha256=model.sha256)
         if precision in NEEDS_PARITY and not unverified and not (made.parity and made.parity.get("passed")):
             raise FailedParityError(f"the {folder.name} artefact was not verified")

@@ -108,15 +108,16 @@ def read(folder: Path) -> Manifest:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ManifestError(f"there is no manifest in {folder}") from error
+        raise ManifestError(f"there is no manifest in {folder.name}") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ManifestError(f"the manifest in {folder} cannot be read: {error}") from error
+        said = getattr(error, "strerror", None) or error  # without the path, which visitors of a page would read
+        raise ManifestError(f"the manifest in {folder.name} cannot be read: {said}") from error
     known = {field.name for field in fields(Manifest)}
     if isinstance(values, dict):
         values.setdefault("multiprocessors", None)  # younger than the format
     if not isinstance(values, dict) or set(values) != known:
         given = set(values) if isinstance(values, dict) else set()
-        raise ManifestError(f"the manifest in {folder} lacks or has too much: {', '.join(sorted(known ^ given))}")
+        raise ManifestError(f"the manifest in {folder.name} lacks or has too much: {', '.join(sorted(known ^ given))}")
     try:
         for name in ("inputs", "outputs"):
             values[name] = {key: tuple(int(side) for side in shape) for key, shape in values[name].items()}
@@ -124,16 +125,16 @@ def read(folder: Path) -> Manifest:
             values[name] = tuple(values[name])
         return Manifest(**values)
     except (TypeError, AttributeError) as error:
-        raise ManifestError(f"the manifest in {folder} has values of the wrong kind: {error}") from error
+        raise ManifestError(f"the manifest in {folder.name} has values of the wrong kind: {error}") from error
 
 
 def check_artefact(folder: Path, manifest: Manifest) -> Path:
     """The artefact's path; raises ManifestError when the file is missing or is another than the manifest's."""
     path = folder / manifest.artefact
     if not path.is_file():
-        raise ManifestError(f"the manifest names {path}, which is not there")
+        raise ManifestError(f"the manifest in {folder.name} names {path.name}, which is not there")
     if file_sha256(path) != manifest.artefact_sha256:
-        raise ManifestError(f"{path} is damaged or was changed: its SHA-256 is not the manifest's")
+        raise ManifestError(f"{folder.name}/{path.name} is damaged or was changed: its SHA-256 is not the manifest's")
     return path
 
 

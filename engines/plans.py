@@ -86,7 +86,7 @@ def plan_folder(built: Path, name: str, runtime: str, precision: str) -> Path:
 
 
 def build_command(runtime: Runtime, model: ModelFiles, precision: str | None = None) -> str:
-    """What a person types to get a plan; where the weights lie is not said, as visitors of a page read it too."""
+    """What a person types to get a plan."""
     of_runtime = " --rtx" if runtime == "tensorrt-rtx" else ""
     of_precision = f" --precision {precision}" if precision not in (None, PRECISIONS[0]) else ""
     return f"python -m export tensorrt{of_runtime}{model.option}{of_precision}"
@@ -95,7 +95,7 @@ def build_command(runtime: Runtime, model: ModelFiles, precision: str | None = N
 def _checked(folder: Path, model: ModelFiles, runtime: Runtime, gpu: cuda.Gpu, *, unverified: bool) -> Manifest:
     made = manifest.read(folder)
     if (made.model, f"{made.runtime}-{made.precision}") != (model.name, folder.name):
-        raise ManifestError(f"the manifest in {folder} is of {made.model}, {made.runtime}, {made.precision}")
+        raise ManifestError(f"the manifest in {folder.name} is of {made.model}, {made.runtime}, {made.precision}")
     manifest.check_model(replace(made, parity=None) if unverified else made, weights_sha256=model.sha256)
     manifest.check_machine(
         made, gpu_name=gpu.name, compute_capability=gpu.compute_capability, multiprocessors=gpu.multiprocessors

@@ -210,8 +210,10 @@ def _probe(name: str, model: ModelFiles, measured: Sequence[Measured], *, closer
         runtime.look(model)
         if closer:
             runtime.look_closer(model, name, version)
-    except (EngineUnavailable, OSError) as error:
+    except EngineUnavailable as error:
         return Availability(name, False, str(error), version, refused=isinstance(error, EngineRefused))
+    except OSError as error:  # without the path, which visitors of a page would read
+        return Availability(name, False, f"a file cannot be read: {error.strerror or type(error).__name__}", version)
     for one in measured:
         if one.name == name and one.median_ms is None:
             return Availability(

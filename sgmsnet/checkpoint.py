@@ -69,7 +69,10 @@ class ModelFiles:
 
     @property
     def option(self) -> str:
-        """What a command line needs to mean this model, " --model FILE" without its folder; "" for the default one."""
+        """What a command line needs to mean this model, " --model FILE"; "" for the default one.
+
+        Without the file's folder: it stands in reasons that visitors of a page read too.
+        """
         if self.weights.parent.resolve() != SHIPPED.resolve():
             return f" --model {self.weights.name}"
         return "" if self.name == "cxr" else f" --model {self.name}"
@@ -115,7 +118,7 @@ def find(model: str | Path, *, check_graph: bool = True) -> ModelFiles:
 
 def verify_graph(files: ModelFiles) -> Path:
     """The graph beside the weights; raises WeightsError when there is none or it does not name these weights."""
-    repair = f"python -m export onnx --model {files.weights} --weights-in-place"
+    repair = f"python -m export onnx{files.option} --weights-in-place"
     if files.graph is None:
         graph = files.weights.with_suffix(".onnx").name
         raise WeightsError(f"there is no graph {graph} beside {files.weights.name}; {repair} makes it")

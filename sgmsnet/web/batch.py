@@ -98,7 +98,8 @@ def _run(desk: Desk, items: Sequence[Item], *, engine: str, archive: Path) -> It
             records.append(record)
             rows[index] = _finished(rows[index], record)
             yield State(tuple(rows))
-        results.writestr(RECORDS, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+        told = ({**record, "path": item.name} for item, record in zip(items, records, strict=True))
+        results.writestr(RECORDS, "".join(json.dumps(record, allow_nan=False) + "\n" for record in told))
         results.writestr(TABLE, table([item.name for item in items], stems, records))
     yield State(tuple(rows), archive)
 

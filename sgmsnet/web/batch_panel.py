@@ -13,6 +13,7 @@ from gradio.utils import get_upload_folder
 
 from sgmsnet.web import batch, batch_inputs
 from sgmsnet.web.batch import State
+from sgmsnet.web.chosen import HIDE
 from sgmsnet.web.compare_panel import in_turn, problem
 from sgmsnet.web.desk import Desk
 
@@ -46,6 +47,8 @@ def build(desk: Desk, *, engine: gr.Dropdown) -> None:
                 # The archive lies where Gradio hands files out from and the janitor sweeps, so nothing copies it.
                 yield render(state), _offer(state)
 
+    # The last batch's results are not those of the next one, which may have to wait for its turn.
+    start.click(None, None, results, js=HIDE, api_visibility="private", show_progress="hidden")
     in_turn(run, [files, engine], start=start, stop=stop, answer=status, more=[results])
 
 

@@ -146,6 +146,7 @@ const redraw = (began = performance.now()) => {
   requestAnimationFrame(() => {
     waiting = false;
     const dots = dotsPerPixel();
+    if (canvas.dots !== dots) fit(); // another screen, or the browser's zoom
     context.setTransform(dots, 0, 0, dots, 0, 0);
     paint(context, placement());
     canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
@@ -214,9 +215,20 @@ const panBy = (x, y) => {
 const resize = () => {
   if (!shown) return;
   find(".sv-frame").style.setProperty("--shape", shown.picture.width / shown.picture.height);
+  fit();
+  redraw();
+};
+
+// As many pixels as the screen has in the frame.
+const fit = () => {
   const dots = dotsPerPixel();
   const [width, height] = frameSize();
   canvas.width = Math.round(width * dots);
   canvas.height = Math.round(height * dots);
-  redraw();
+  canvas.dots = dots;
+};
+
+// A screen of another resolution, or another zoom of the page, need not change the frame's size.
+const watchResolution = () => {
+  matchMedia(`(resolution: ${dotsPerPixel()}dppx)`).addEventListener("change", () => { resize(); watchResolution(); }, { once: true });
 };

@@ -40,6 +40,8 @@ def _update(**properties: bool) -> str:
     return json.dumps({"__type__": "update", **properties})
 
 
+HIDE = f"() => [{_update(visible=False)}]"
+"""A `js` that takes its one output out of sight."""
 BEGIN = f"() => [{json.dumps(WAITING)}, {_update(interactive=False)}, {_update(visible=True, interactive=True)}]"
 """A `js` whose outputs are answer, start and stop: at once, while the event itself may stand in the queue."""
 _OVER = f"{_update(interactive=True)}, {_update(visible=False)}"

@@ -242,5 +242,6 @@ const readOut = (event) => {
 const answer = find(".sv-panel > .sv-answer");
 new ResizeObserver(() => root.style.setProperty("--answer-height", `${answer.offsetHeight}px`)).observe(answer);
 new ResizeObserver(resize).observe(canvas);
+watchResolution();
 watch("value", show);
 show();

@@ -117,6 +117,10 @@ class Guard:
             await self.app(scope, receive, answer)
             return
         self._check_origin(scope, headers)
+        if path == "/logout":
+            if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+                raise _Refusal(403, "Other sites log nobody out.")
+            scope = {**scope, "query_string": b"all_session=false"}  # by default Gradio logs out all who share the name
         self._check_rate(door, path, client)
         if self.closing and scope["method"] == "POST":
             raise _Refusal(503, "The server is about to stop; please try again shortly.", wait_s=10)

@@ -53,14 +53,26 @@ const shareRow = (label, share, interval, kept) => {
   return row;
 };
 
+// Of a model of other classes than lungs and infection, the area of the last one is the figure.
+const tellsShare = ({ areas_px }) => "lungs" in areas_px && "infection" in areas_px;
+
+// What is written large, what it is of, and what it is called.
+const headline = (measured) => {
+  if (tellsShare(measured)) return [percent(measured.share.both), "of both lungs", "Infected share"];
+  const [name, area] = Object.entries(measured.areas_px).at(-1);
+  return [areaText(area, measured.areas_mm2?.[name]), name.replaceAll("_", " "), titled(name)];
+};
+
 // measured: {areas_px, areas_mm2, spacing_at, share, interval, sides, outside_px}; approximate when a threshold is not
 // the model's, for which no interval is known. `kept`: the sides for which there is one at the model's.
 const showMeasures = (root, measured, approximate, kept) => {
   const find = (name) => root.querySelector(name);
   const { share, interval } = measured;
   root.dataset.approximate = approximate;
-  find(".sv-live").textContent = `Infected share ${percent(share.both)}${approximate ? ", approximate" : ""}`;
-  find(".sv-total").replaceChildren(make("strong", "", percent(share.both)), make("span", "", "of both lungs"));
+  const [figure, of, called] = headline(measured);
+  find(".sv-what").textContent = called;
+  find(".sv-live").textContent = `${called} ${figure}${approximate ? ", approximate" : ""}`;
+  find(".sv-total").replaceChildren(make("strong", "", figure), make("span", "", of));
   const between = interval?.both ? span(...interval.both) : "–";
   find(".sv-between").textContent = kept?.both ? `95 % interval ${between}` : "";
   find(".sv-shares").replaceChildren(
@@ -71,9 +83,10 @@ const showMeasures = (root, measured, approximate, kept) => {
         ]
       : []),
   );
-  find(".sv-note").textContent = measured.sides
+  const sides = measured.sides
     ? "The patient's right lung is on the image's left."
     : "Right and left lung cannot be told apart in this image.";
+  find(".sv-note").textContent = tellsShare(measured) ? sides : "";
   const rows = Object.entries(measured.areas_px).flatMap(([name, area]) =>
     definition(titled(name), areaText(area, measured.areas_mm2?.[name])),
   );
@@ -85,7 +98,12 @@ const showMeasures = (root, measured, approximate, kept) => {
 };
 
 // The same in one sentence, to be heard.
-const spoken = ({ share, interval, sides }, approximate) => {
+const spoken = (measured, approximate) => {
+  const { share, interval, sides } = measured;
+  if (!tellsShare(measured)) {
+    const [figure, , called] = headline(measured);
+    return `${called}${approximate ? ", approximate" : ""}: ${figure}${whereMeasured(measured)}.`;
+  }
   const said = (part) => (part === null ? "unknown" : percent(part));
   const between = interval?.both ? `, 95 % interval ${span(...interval.both)}` : "";
   const lungs = sides ? `; right lung ${said(share.right)}, left lung ${said(share.left)}` : "";

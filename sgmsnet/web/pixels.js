@@ -60,11 +60,13 @@ const shades = (colour) => [
   colour.map((part) => Math.round(part + (255 - part) * 0.6)),
 ];
 
-// A fill whose edge is soft over about one pixel of the map, so that it does not step when enlarged.
+// A fill whose edge is soft over about one pixel of the map, so that it does not step when enlarged; near the ends less, so
+// that what is certainly outside has none, and what is certainly inside all of it.
 const fillTable = (colour, threshold) => {
   const table = new Uint32Array(256);
+  const soft = Math.min(24, threshold * 255, (1 - threshold) * 255);
   for (let value = 0; value < 256; value += 1) {
-    const alpha = Math.max(0, Math.min(1, (value - threshold * 255) / 24 + 0.5));
+    const alpha = Math.max(0, Math.min(1, (value - threshold * 255) / soft + 0.5));
     table[value] = packColour(...colour, Math.round(alpha * 255));
   }
   return table;

@@ -54,13 +54,17 @@ def build(desk: Desk, *, source: gr.State, engine: gr.Dropdown, chosen: gr.JSON)
             log.exception("comparing with a mask failed")
             return problem("The mask could not be compared; the server's log says why.")
 
+    def measure_if_any(mask: str | None, *rest: Any) -> str:
+        return measure(mask, *rest) if mask else _HINT
+
     inputs = [file, which, source, engine, chosen]
     # As many at once as images, in a lane of their own: by default each would wait for the one before, whoever's it is.
     lane = {"concurrency_limit": desk.at_once, "concurrency_id": "truth"}
     shared: dict[str, Any] = {"show_progress_on": answer, "api_visibility": "private", "js": CHOSEN, **lane}
-    file.upload(measure, inputs, answer, **shared)
+    # One event for both: a class chosen while another is measured is measured after it, and not left out.
+    triggers = [file.upload, which.input]
+    gr.on(triggers, measure_if_any, inputs, answer, trigger_mode="always_last", **shared)
     again.click(measure, inputs, answer, **shared)
-    which.input(lambda mask, *rest: measure(mask, *rest) if mask else _HINT, inputs, answer, **shared)
 
 
 def render(found: truth.Agreement) -> str:

@@ -105,9 +105,12 @@ const classControls = (classes) => {
       return row;
     }),
   );
+  find(".sv-digits").replaceChildren(...classes.slice(0, 9).flatMap((_, k) => [make("kbd", "", `${k + 1}`), " "]));
+  find(".sv-digits-of").textContent = `${classes.slice(0, 9).map(({ name }) => name.replaceAll("_", " ")).join(", ")} on and off`;
 };
 
 const attentionChoices = (maps) => {
+  find(".sv-maps").hidden = maps.length === 0;
   const select = find("[data-set=attention]");
   const options = maps.map(({ name, title }) => Object.assign(make("option", "", title), { value: name }));
   select.replaceChildren(Object.assign(make("option", "", "None"), { value: "" }), ...options);

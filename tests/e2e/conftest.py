@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,16 @@ START_S = 60
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """app.py on a free port, stopped again afterwards."""
+    with served(os.environ.get("SGMSNET_TEST_MODEL", "cxr"), tmp_path_factory.mktemp("page")) as url:
+        yield url
+
+
+@contextmanager
+def served(model: str, folder: Path) -> Iterator[str]:
+    """app.py with a model; its log is written into the folder."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    model = os.environ.get("SGMSNET_TEST_MODEL", "cxr")
-    log = tmp_path_factory.mktemp("page") / "log.txt"
+    log = folder / "log.txt"
     command = [sys.executable, "-m", "tests.e2e.serve", "--port", str(port), "--model", model]
     with log.open("w") as out, subprocess.Popen(command, cwd=needs.ROOT, stdout=out, stderr=out) as server:
         try:

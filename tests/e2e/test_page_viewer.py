@@ -56,6 +56,34 @@ def test_sliders_redraw_at_once_without_asking_the_server(open_page: OpenPage) -
     assert [url for url in asked if not url.startswith(("data:", "blob:"))] == []
 
 
+def test_on_a_screen_of_another_resolution_the_picture_fills_its_frame_again(open_page: OpenPage) -> None:
+    page = open_page()
+    upload(page, CHEST)
+    wait_for_result(page, CHEST.name)
+    small = pixels(page)
+    session = page.context.new_cdp_session(page)
+    session.send("Emulation.setDeviceMetricsOverride", {**DESKTOP, "deviceScaleFactor": 2, "mobile": False})
+    page.locator("[data-set=opacity]").fill("0")
+    large = pixels(page)
+    assert large.shape[0] == 2 * small.shape[0]
+    for picture in (small, large):  # the chest lies in the middle of the frame, with black at both sides or none
+        filled = np.flatnonzero(picture[..., :3].max(axis=(0, 2)) > 20)
+        assert abs((filled[0] + filled[-1]) / picture.shape[1] - 1) < 0.05
+
+
+def test_a_fill_at_the_lowest_threshold_leaves_what_is_surely_outside_grey(open_page: OpenPage) -> None:
+    page = open_page()
+    upload(page, CHEST)
+    wait_for_result(page, CHEST.name)
+    page.locator(".sv-choice").get_by_text("Fill").click()
+    page.locator("[data-show=lungs]").evaluate("box => box.click()")
+    page.locator("[data-threshold=infection]").fill("0.01")
+    picture = pixels(page)[..., :3].astype(int)
+    chest = picture[picture.max(axis=2) > 20]
+    coloured = np.ptp(chest, axis=1) > 3
+    assert 0.1 < coloured.mean() < 0.7, "with a soft edge that did not end at 0, all of it was"
+
+
 def test_share_follows_the_threshold_and_is_marked_approximate(open_page: OpenPage) -> None:
     page = open_page()
     upload(page, CHEST)

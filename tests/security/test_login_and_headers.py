@@ -53,6 +53,20 @@ def test_the_login_opens_page_and_rest(locked: Running) -> None:
     assert locked.client.get("/config", cookies={"access-token": "guess"}).status_code == 401
 
 
+def test_who_logs_out_is_alone_in_it_and_other_sites_log_nobody_out(locked: Running) -> None:
+    here, there = (httpx.Client(base_url=locked.url, trust_env=False) for _ in range(2))
+    with here, there:
+        for client in (here, there):
+            client.post("/login", data={"username": LOGIN[0], "password": LOGIN[1]})
+        for site in ("cross-site", "same-site"):
+            assert here.get("/logout", headers={"sec-fetch-site": site}).status_code == 403
+            assert here.get("/config").status_code == 200
+        for query in ("", "?all_session=true"):
+            assert here.get(f"/logout{query}").status_code == 302
+        assert here.get("/config").status_code == 401
+        assert there.get("/config").status_code == 200
+
+
 def test_other_sites_may_neither_send_nor_read(opened: Running) -> None:
     strange = ("http://[", "http://[::1", "http://]", "//", "")  # no address at all
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example", *strange):

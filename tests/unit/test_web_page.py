@@ -123,6 +123,8 @@ def test_what_is_chosen_meanwhile_has_its_turn_afterwards() -> None:
     [choose] = [one for one in page.fns.values() if one.fn is not None and one.fn.__name__ == "choose"]
     assert choose.trigger_mode == "always_last"
     assert [name for _, name in choose.targets] == ["click", "input"]
+    [measure] = [one for one in page.fns.values() if one.fn is not None and one.fn.__name__ == "measure_if_any"]
+    assert (measure.trigger_mode, [name for _, name in measure.targets]) == ("always_last", ["upload", "input"])
     refused = [one for one in page.fns.values() if one.trigger_only_on_failure]
     assert {choose._id} < {one.trigger_after for one in refused}
 
@@ -140,7 +142,7 @@ def test_no_visitor_s_download_or_mask_waits_for_another_s_alone() -> None:
         "choose": "model",
         "at_thresholds": "download",
         "measure": "truth",
-        "<lambda>": "truth",
+        "measure_if_any": "truth",
     }
     assert lanes == dict.fromkeys(named.items(), 3)
 
