@@ -63,3 +63,4 @@ if $service; then
 fi
 echo "Next: make jetson-engine ${VENV:+VENV=\"$VENV\" }ARGS=\"--graph cxr-fp16.onnx\""
 echo "(docs/jetson.md says where that file comes from)"
+if $service; then echo "Then: sudo systemctl restart sgmsnet, so that the page looks for engines again"; fi
