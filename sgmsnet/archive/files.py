@@ -155,12 +155,17 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 def _listed(listing: Path) -> Iterator[Item]:
     try:
-        with listing.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+        with listing.open("rb") as stream:
+            wide = stream.read(2) in (b"\xff\xfe", b"\xfe\xff")  # as Windows PowerShell 5 writes it
+        encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
+        with listing.open(encoding=encoding, errors=errors, newline="\n") as lines:
             for line in lines:
                 if text := line.rstrip("\r\n"):
                     yield Item(Path(text), _plain_name(Path(text)))
     except OSError as error:
         raise ArchiveError(f"The list {listing} could not be read: {error.strerror or error}.") from error
+    except UnicodeError:
+        raise ArchiveError(f"The list {listing} is not in UTF-8 or UTF-16.") from None
 
 
 def _plain_name(path: Path) -> str:

@@ -76,6 +76,7 @@ class Recipe:
     warmup_steps: int = 200
     clip_norm: float = 1.0
     ema_decay: float = 0.998
+    """Of the averaged weights, which are what is saved, a step; less where a training is short (run.py)."""
     dice_weight: float = 1.0
     """Weight of the soft Dice loss beside binary cross-entropy."""
     class_weights: Mapping[str, float] = field(default_factory=dict)

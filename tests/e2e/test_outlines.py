@@ -1,11 +1,16 @@
-"""The viewer's arithmetic in a real browser: an outline goes round the pixels above the threshold, and no others."""
+"""The viewer's arithmetic in a real browser: outlines, shares of each lung, greys of 16 bits and their window."""
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
+from sgmsnet.imaging import load
 from tests.needs import ROOT
 
 INSIDE = """([rows, threshold]) => {
@@ -43,3 +48,35 @@ def test_an_outline_goes_round_what_is_above_the_threshold(blank: Page, name: st
     values = _maps()[name]
     inside = np.array(blank.evaluate(INSIDE, [values.tolist(), threshold]))
     np.testing.assert_array_equal(inside, values > threshold * 255 + 0.01)
+
+
+def test_each_lung_has_the_share_of_its_own_side(blank: Page) -> None:
+    """Lungs of 4 and 6 columns; all of the first is infected, a row of the second, and a pixel outside of both."""
+    lungs, infection = np.zeros((10, 12), int), np.zeros((10, 12), int)
+    lungs[2:8, 0:4], lungs[2:8, 5:11] = 255, 255
+    infection[2:8, 0:4], infection[2, 5:11], infection[9, 6] = 200, 200, 200
+    maps = {
+        name: {"values": plane.ravel().tolist(), "width": 12, "height": 10}
+        for name, plane in (("lungs", lungs), ("infection", infection))
+    }
+    thresholds, divider = {"lungs": 0.5, "infection": 0.4}, [4.5 / 12] * 10
+    found = blank.evaluate("(given) => measureMaps(...given)", [maps, thresholds, divider])
+    assert found["share"] == {"right": 1.0, "left": pytest.approx(6 / 36), "both": pytest.approx(30 / 60)}
+    assert (found["areas"], found["outside"]) == ({"lungs": 60, "infection": 31}, 1)
+    alone = blank.evaluate("(given) => measureMaps(...given)", [maps, thresholds, None])
+    assert alone["share"] == {"right": None, "left": None, "both": pytest.approx(30 / 60)}
+
+
+def test_greys_of_16_bits_come_whole_and_are_shown_as_the_server_shows_them(blank: Page) -> None:
+    pixels = np.random.default_rng(3).integers(0, 4096, (20, 30)).astype(np.uint16)
+    channels = np.stack([pixels >> 8, pixels & 255, np.zeros_like(pixels)], axis=-1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(channels).save(buffer, "png")
+    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    greys = blank.evaluate("async (uri) => Array.from((await decodeGrey(uri, true)).values)", uri)
+    np.testing.assert_array_equal(np.array(greys).reshape(pixels.shape), pixels)
+    radiograph = load(pixels)
+    table = blank.evaluate("(given) => Array.from(windowTable(...given))", [4095, *radiograph.window])
+    shown = np.array(table, np.uint32)[pixels] & 255
+    assert np.abs(shown.astype(int) - radiograph.display).max() <= 1
+    assert np.ptp(radiograph.display) > 200

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -96,6 +97,23 @@ def test_share_follows_the_threshold_and_is_marked_approximate(open_page: OpenPa
     page.get_by_role("button", name="Back to the model's thresholds").click()
     expect(page.locator(".sv-approx")).to_be_hidden()
     assert page.locator(".sv-card").first.inner_text() == exact
+
+
+def test_each_lung_s_figure_is_that_of_the_record_and_stands_at_its_side(open_page: OpenPage, address: str) -> None:
+    page = open_page()
+    upload(page, CHEST)
+    wait_for_result(page, CHEST.name)
+    with CHEST.open("rb") as file:
+        record = httpx.post(f"{address}/v1/segment", files={"file": file}, trust_env=False).json()
+    shares = record["infected_share"]
+    assert abs(shares["right"] - shares["left"]) > 0.1, "they can be told apart"
+    rows = page.locator(".sv-shares .sv-row")
+    for number, side in enumerate(("right", "left")):
+        expect(rows.nth(number)).to_contain_text(f"{side.capitalize()} lung")
+        expect(rows.nth(number).locator(".sv-row-value")).to_have_text(f"{100 * shares[side]:.0f} %")
+    expect(page.locator(".sv-total strong")).to_have_text(f"{100 * shares['both']:.0f} %")
+    right, left = (page.locator(f".sv-side-{side}").bounding_box() for side in ("right", "left"))
+    assert right["x"] < left["x"], "the patient's right is on the image's left"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])

@@ -75,12 +75,13 @@ def test_a_link_that_leads_in_a_circle_is_its_own_failure(engine: FakeEngine, tm
     assert len(errors) == 3
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])  # as PowerShell writes it
 def test_a_list_with_a_mark_of_its_bytes_order_is_read(
-    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     archive(tmp_path / "in", 1)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "list.txt").write_text("in/0/x0.png\n", encoding="utf-8-sig")  # as PowerShell writes it
+    (tmp_path / "list.txt").write_text("in/0/x0.png\r\n", encoding=encoding)
     assert predict("--list", "list.txt", "--output", "out") == 0
 
 

@@ -232,6 +232,23 @@ def test_another_file_than_the_one_predicted_is_refused(pipeline: Pipeline, tmp_
         write_segmentation(pipeline.predict(draw_xray(), name="chest.png"), other)
 
 
+def test_lungs_and_infection_have_the_codes_of_lungs_and_of_an_opacity(pipeline: Pipeline) -> None:
+    data = written(chest())
+    segments = dcmread(BytesIO(write_segmentation(predicted(pipeline, data), data))).SegmentSequence
+    coded = [
+        (
+            segment.SegmentLabel,
+            segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning,
+            segment.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning,
+        )
+        for segment in segments
+    ]
+    assert coded == [
+        ("lungs", "Lung", "Anatomical Structure"),
+        ("infection", "Opacity", "Morphologically Abnormal Structure"),
+    ]
+
+
 def test_classes_of_another_model_have_codes_of_their_own_in_any_script() -> None:
     names = ("pleural_effusion_left", "pleural_effusion_right", "läsion")
     engine = FakeEngine(info_with(classes=names))

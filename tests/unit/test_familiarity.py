@@ -73,6 +73,9 @@ def test_score_and_verdict_agree_with_the_margin(model: FamiliarityModel) -> Non
     margin = margins_of(model, replace(one, shapes=np.zeros((1, SHAPE_FEATURES))))[0]
     assert verdict.score == pytest.approx(1 / (1 + np.exp(-margin)))
     assert verdict.familiar == (margin >= 0)
+    for shift in (-0.05, 0.05):  # a little below and above one half
+        moved = replace(model, bias=(model.bias - margin + shift).astype(np.float32))
+        assert moved(one.embeddings[0], None).familiar is (shift > 0)
     assert model.features(one.embeddings[0], shape).shape == model.weights.shape
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sgmsnet.familiarity import Familiarity
 from sgmsnet.html_report import render
+from sgmsnet.interval import Cuts, ShareCuts
 from sgmsnet.pipeline import Pipeline
 from sgmsnet.prediction import Prediction
 from sgmsnet.radiograph import SpacingAt
@@ -71,6 +72,22 @@ def test_measures_thresholds_model_and_engine_stand_in_it() -> None:
     assert "no pixel spacing" in text
     assert "yes (0.90)" in text
     assert "does not look like" not in text
+
+
+def test_each_lung_has_its_own_share_and_interval() -> None:
+    cuts = ShareCuts(Cuts(2.0, -2.0), Cuts(3.0, -3.0))
+    pipeline = Pipeline(FakeEngine(), thresholds={}, temperature={}, share_cuts=cuts)
+    prediction = pipeline.predict(draw_xray(300, 240, sick=((0.2, 0.3, 0.4, 0.6),)))  # in the patient's right lung
+    text = Reader(render(prediction)).text
+    shares, intervals = prediction.measurements.infected_share, prediction.share_interval
+    assert shares.right is not None
+    assert shares.right > 0.1
+    for side in ("right", "left", "both"):
+        share, interval = getattr(shares, side), intervals[side]
+        assert interval is not None
+        assert interval[0] < interval[1]
+        told, low, high = (f"{100 * part:.{1 if part < 0.0995 else 0}f} %" for part in (share, *interval))
+        assert f"{side.capitalize()} {told} {low} to {high}" in text, side
 
 
 @pytest.mark.parametrize("where", ["patient", "detector", None])

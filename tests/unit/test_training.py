@@ -17,8 +17,9 @@ from sgmsnet.model import SGMSNet
 from sgmsnet.training.loaders import RecipeData
 from sgmsnet.training.machine import Machine
 from sgmsnet.training.module import SegmentationModule
-from sgmsnet.training.recipe import Recipe
-from sgmsnet.training.run import averaging, precision_of, train
+from sgmsnet.training.recipe import Recipe, load_recipe
+from sgmsnet.training.run import averaging_decay, precision_of, train
+from sgmsnet.training.scoreboard import load_comparison
 from tests.unit.training_runs import metric_rows, recipe_values, state_of
 
 
@@ -63,17 +64,23 @@ def test_the_weights_file_holds_the_averaged_weights_of_the_last_epoch(
     assert different > 20, "the average is not the last step"
 
 
-def test_a_short_training_ends_near_its_last_steps_and_not_at_its_first() -> None:
-    """What is left of the first step after 120: at a decay of 0.998, without warm-up, 79 % of the average."""
-    averaged, current = [torch.zeros(2)], [torch.zeros(2)]
-    update = averaging(0.998)
-    averaged[0].fill_(1.0)  # of the first step; all others are 0
-    for step in range(1, 120):
-        update(averaged, current, torch.tensor(step))
-    assert averaged[0].max() < 1e-6
-    long = [torch.ones(2)]
-    averaging(0.998)(long, current, torch.tensor(1_000_000))
-    assert long[0].tolist() == pytest.approx([0.998, 0.998]), "later it is as slow as was asked for"
+@pytest.mark.parametrize("steps", [4, 20, 120, 660, 5000])
+def test_of_the_first_step_s_weights_little_is_left_in_the_average(
+    tiny_config: ModelConfig, drawn: Path, steps: int
+) -> None:
+    recipe = Recipe.from_dict({**recipe_values(tiny_config, drawn), "ema_decay": 0.998})
+    decay = averaging_decay(recipe, total_steps=steps)
+    assert decay ** (steps - 1) < (0.2 if steps == 4 else 0.08), "without a limit 79 % after 120 steps"
+    assert decay == 0.998 or steps < 1500
+
+
+def test_published_trainings_are_averaged_as_they_were() -> None:
+    """docs/scoreboard-cpu and docs/lungs-cpu-sources: 1,200 and 600 steps."""
+    board = load_comparison("scoreboard-cpu")
+    recipes = {1200: board.recipe_of(board.rows[0], 1), 600: load_recipe("lungs-cpu")}
+    for steps, recipe in recipes.items():
+        assert recipe.epochs * recipe.samples_per_epoch // recipe.batch_size == steps
+        assert averaging_decay(recipe, total_steps=steps) == recipe.ema_decay == 0.995
 
 
 @pytest.mark.slow

@@ -85,7 +85,9 @@ def test_a_run_that_was_killed_goes_on_by_the_command(tiny_config: ModelConfig, 
         deadline = time.monotonic() + 180
         while not (folder / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(float(np.random.default_rng().uniform(0, 0.6)))  # any moment of any epoch
+        pause = float(np.random.default_rng().uniform(0, 0.6))
+        print(f"killed {pause:.4f} s after the first checkpoint")
+        time.sleep(pause)  # any moment of any epoch
     finally:
         os.killpg(first.pid, signal.SIGKILL)  # its worker process with it
         first.wait()
