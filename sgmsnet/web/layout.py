@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from sgmsnet.measurements import INFECTION
 from sgmsnet.web import about, batch_panel, compare_panel, doors, handlers, truth_panel
 from sgmsnet.web.desk import Availability, Desk, Example
 
@@ -27,7 +28,7 @@ _SCRIPTS = ("pixels.js", "panel.js", "viewer.js", "canvas.js", "controls.js")
 
 _HEADER = """
 <div class="sg-head">
-  <div><h1>SGMSNet</h1><p>Lungs and infection in chest X-rays</p></div>
+  <div><h1>SGMSNet</h1><p>{classes} in chest X-rays</p></div>
   <p class="sg-banner" role="note"><strong>Research demonstration. Not a medical device.</strong>
   Do not upload images that identify a patient.</p>
 </div>"""
@@ -50,12 +51,20 @@ class Facts:
     weights: Path | None = None
 
 
+def _listed(classes: Sequence[str]) -> str:
+    """ "Lungs and infection"; names are plain words (ModelConfig)."""
+    *first, last = (name.replace("_", " ") for name in classes)
+    said = f"{', '.join(first)} and {last}" if first else last
+    return said[:1].upper() + said[1:]
+
+
 def build(desk: Desk, facts: Facts | None = None, *, public: Callable[[], str | None] = lambda: None) -> gr.Blocks:
     """The whole page, ready for launch(**launch_options()). `public` gives what is to be said of a public link."""
     facts = facts or Facts()
     cached = (UPLOADS_CHECKED_S, round(facts.kept_min * 60))
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=cached) as page:
-        gr.HTML(_HEADER)
+        classes = desk.pipeline(desk.first).info.classes
+        gr.HTML(_HEADER.format(classes=_listed(classes)))
         link = gr.HTML(None, visible=False, elem_id="sg-link")
         with gr.Row(elem_id="sg-body"):
             with gr.Column(elem_id="sg-rail"):
@@ -80,7 +89,7 @@ def build(desk: Desk, facts: Facts | None = None, *, public: Callable[[], str | 
             compare_panel.build(desk, source=source, chosen=chosen)
             truth_panel.build(desk, source=source, engine=engine, chosen=chosen)
             batch_panel.build(desk, engine=engine)
-            calls = _about(facts)
+            calls = _about(facts, limits=_LIMITS if INFECTION in classes else "")
         handlers.connect(
             desk,
             upload=upload,
@@ -143,11 +152,11 @@ def numbered(captions: Sequence[str]) -> list[str]:
     return told
 
 
-def _about(facts: Facts) -> gr.Markdown:
+def _about(facts: Facts, *, limits: str) -> gr.Markdown:
     """The panel with model card, citation and calls; returns the part that names the page's address."""
     with gr.Accordion("About: model, data, limits, citation", open=False, elem_id="sg-about", elem_classes="sg-panel"):
         (_, opening), *sections = about.card(facts.weights)
-        gr.Markdown(f"{_LIMITS}\n\n{opening}", elem_classes="sg-text")
+        gr.Markdown(f"{limits}\n\n{opening}", elem_classes="sg-text")
         for heading, text in (*sections, ("Cite", about.citation())):
             with gr.Accordion(heading, open=False):
                 gr.Markdown(text, elem_classes="sg-text")

@@ -60,7 +60,7 @@ const tellsShare = ({ areas_px }) => "lungs" in areas_px && "infection" in areas
 const headline = (measured) => {
   if (tellsShare(measured)) return [percent(measured.share.both), "of both lungs", "Infected share"];
   const [name, area] = Object.entries(measured.areas_px).at(-1);
-  return [areaText(area, measured.areas_mm2?.[name]), name.replaceAll("_", " "), titled(name)];
+  return [areaText(area, measured.areas_mm2?.[name]), "", titled(name)];
 };
 
 // measured: {areas_px, areas_mm2, spacing_at, share, interval, sides, outside_px}; approximate when a threshold is not

@@ -28,7 +28,8 @@ def test_the_figure_is_the_area_and_what_is_not_there_is_not_offered(open_page: 
     page = open_page()
     upload(page, CHEST)
     wait_for_result(page, CHEST.name)
-    expect(page.locator(".sv-total")).to_contain_text("heart shadow")
+    expect(page.locator(".sg-head")).to_contain_text("Heart shadow in chest X-rays")
+    expect(page.locator(".sv-what")).to_have_text("Heart shadow")
     expect(page.locator(".sv-total strong")).to_contain_text("px")
     expect(page.locator(".sv-live")).to_contain_text("Heart shadow")
     expect(page.locator(".sv-note")).to_be_empty()
@@ -37,8 +38,10 @@ def test_the_figure_is_the_area_and_what_is_not_there_is_not_offered(open_page: 
     expect(page.locator(".sv-maps")).to_be_hidden()
     page.locator(".sv-keys summary").click()
     expect(page.locator(".sv-digits-of")).to_have_text("heart shadow on and off")
+    before = page.locator(".sv-total").inner_text()
     page.locator("[data-threshold=heart_shadow]").fill("0.9")
-    expect(page.locator(".sv-total")).to_contain_text("heart shadow")
+    expect(page.locator(".sv-total")).not_to_have_text(before)
+    assert "look like pneumonia" not in (page.locator("body").text_content() or "")
 
 
 def test_no_reason_tells_where_the_weights_lie(address: str) -> None:
