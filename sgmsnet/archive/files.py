@@ -95,13 +95,14 @@ def places(inputs: Sequence[Path], *, listing: Path | None) -> dict[str, str]:
     if folders == list(inputs) and len(folders) == 1 and listing is None:
         return {"": str(folders[0].resolve())}
     found = {f"{folder.resolve().name}/": str(folder.resolve()) for folder in folders}
-    files = (path for path in inputs if path not in folders)
-    named = [Item(path, _plain_name(path)) for path in files]
-    if listing is not None:
-        named += _listed(listing)
-    kinds = {item.path.is_absolute() for item in named}
+
+    def named() -> Iterator[Item]:  # a list may be long: it is read again rather than kept
+        yield from (Item(path, _plain_name(path)) for path in inputs if path not in folders)
+        yield from () if listing is None else _listed(listing)
+
+    kinds = {item.path.is_absolute() for item in named()}
     if len(kinds) == 2:
-        _check_names(named)
+        _check_names(named())
     if False in kinds:
         found[""] = str(Path.cwd())
     return found

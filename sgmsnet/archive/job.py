@@ -77,10 +77,10 @@ def run(options: Options, pipeline: Pipeline, encode: Encode, *, settings: Setti
     when the folder cannot be written.
     """
     output = options.output
-    _check(options)
+    places = _check(options)
     output.mkdir(parents=True, exist_ok=True)
     refuse_plain_records(output)
-    _agree(output / SETTINGS, settings, files.places(options.inputs, listing=options.listing))
+    _agree(output / SETTINGS, settings, places)
     with Log(output, options.shard, retry=options.retry) as log:
         parts = output / f"{_PARTS}{options.shard.label}"
         _clear(output, parts)
@@ -188,15 +188,18 @@ def _sync(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _check(options: Options) -> None:
+def _check(options: Options) -> dict[str, str]:
+    """The places of the inputs; raises ArchiveError for one that is not there, or that results would lie in."""
     for path in options.inputs:
         if not path.exists():  # as a file among others it would become a failure that is never tried again
             raise ArchiveError(f"There is no {path}.")
     output = options.output.resolve()
-    for front, place in files.places(options.inputs, listing=options.listing).items():
+    places = files.places(options.inputs, listing=options.listing)
+    for front, place in places.items():
         # An output below an input is left out when that is searched; what lies beside the inputs is found again.
         if (output / front).is_relative_to(place) and (output == Path(place) or not output.is_relative_to(place)):
             raise ArchiveError(f"The results cannot lie among the inputs in {place}; choose another --output.")
+    return places
 
 
 def _agree(path: Path, settings: Settings, places: Mapping[str, str]) -> None:
