@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sgmsnet.commands import CommandError
@@ -66,7 +67,13 @@ def run(args: argparse.Namespace) -> int:
             sync_batchnorm=args.sync_batchnorm,
         )
         folder = train(
-            recipe, folder=args.folder, resume=args.resume, init=args.init, encoder=args.encoder, machine=machine
+            recipe,
+            folder=args.folder,
+            resume=args.resume,
+            init=args.init,
+            encoder=args.encoder,
+            machine=machine,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except (ConfigError, DatasetError, WeightsError, ValueError) as error:
         raise CommandError(str(error)) from None

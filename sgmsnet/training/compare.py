@@ -52,6 +52,8 @@ class NetworkEngine:
     def of(cls, network: torch.nn.Module, recipe: Recipe) -> NetworkEngine:
         """A trained network, with the input size and classes of its recipe."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # of networks in the next rows too, which FP32 is asked of as well
         info = EngineInfo(
             backend="pytorch",
             precision="fp32",

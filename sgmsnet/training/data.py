@@ -6,7 +6,7 @@ import csv
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -122,6 +122,7 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
         raise DatasetError(f"{folder}: sources.csv with the columns stem and age is needed to tell ages")
     unknown = Person()
     samples = []
+    images = 0
 
     def group_of(stem: str) -> str:
         return people.get(stem, unknown).patient or _group(stem)
@@ -130,6 +131,7 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
         person = people.get(image.stem, unknown)
         if not wanted.search(image.stem) or (source.adults is not None and person.grown_up is not source.adults):
             continue
+        images += 1
         empty = frozenset(source.empty) - set(masks)
         if masks or empty:
             samples.append(
@@ -143,8 +145,18 @@ def find_samples(source: SourceConfig, *, split: Split = "all", root: Path | Non
                 )
             )
     if not samples:
-        raise DatasetError(f"{folder}: found no labelled image for the {split} part")
+        why = f": none of its {images} images has a mask of the same name" if images else ""
+        raise DatasetError(f"{folder}: found no labelled image for the {split} part{why}")
     return samples
+
+
+def unlabelled(source: SourceConfig, *, root: Path | None = None) -> int:
+    """How many images of a source's train and val have neither a mask nor a class that is known to be absent."""
+    if source.empty:
+        return 0
+    wanted = re.compile(source.include)
+    pairs = _pairs((root or data_root()) / source.path, source.masks, "all", _group)
+    return sum(not masks and bool(wanted.search(image.stem)) for image, masks in pairs)
 
 
 def _pairs(
@@ -157,15 +169,24 @@ def _pairs(
     elif (folder / "images").is_dir():
         if split == "test":
             raise DatasetError(f"{folder}: expected test/images and test/masks for the test part")
-        for image, found in _with_masks(_images(folder / "images"), folder, masks):
-            held_out = zlib.crc32(group_of(image.stem).encode()) % 100 < HELD_OUT_PERCENT
-            if split == "all" or (split == "val") == held_out:
+        pairs = list(_with_masks(_images(folder / "images"), folder, masks))
+        held_out = _held_out({group_of(image.stem) for image, _ in pairs})
+        for image, found in pairs:
+            if split == "all" or (split == "val") == (group_of(image.stem) in held_out):
                 yield image, found
     else:
         for part in ("train", "val") if split == "all" else (split,):
             if not (folder / part / "images").is_dir():
                 raise DatasetError(f"{folder}: expected {part}/images and {part}/masks, or images and masks")
             yield from _with_masks(_images(folder / part / "images"), folder / part, masks)
+
+
+def _held_out(groups: Iterable[str]) -> set[str]:
+    """A fifth of the groups, by a hash of their names, so that new ones move no other; one at least, and not all."""
+    place = {group: zlib.crc32(group.encode()) % 100 for group in groups}
+    ordered = sorted(place, key=lambda group: (place[group], group))
+    chosen = sum(place[group] < HELD_OUT_PERCENT for group in ordered)
+    return set(ordered[: min(max(chosen, 1), max(len(ordered) - 1, 0))])
 
 
 def _kaggle_qata(folder: Path, masks: Mapping[str, str], split: Split) -> Iterator[tuple[Path, dict[str, Path]]]:
@@ -238,8 +259,10 @@ def _people(folder: Path) -> dict[str, Person]:
         try:
             with (place / "sources.csv").open(newline="", encoding="utf-8-sig") as file:  # Excel begins with a mark
                 rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError):
+        except OSError:
             continue
+        except UnicodeDecodeError:
+            raise DatasetError(f"{place / 'sources.csv'}: not in UTF-8; save it as CSV UTF-8") from None
         if rows and not rows[0].get("stem"):
             raise DatasetError(
                 f"{place / 'sources.csv'}: the first column must be stem, an image's name without suffix"
@@ -250,10 +273,12 @@ def _people(folder: Path) -> dict[str, Person]:
 
 def _stem(name: str) -> str:
     """Of a name that was written with its suffix too."""
+    name = name.strip()
     return Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def _person(row: Mapping[str, str]) -> Person:
-    years = re.match(r"\d+", row.get("age") or "")  # "55", "1-5 years" or nothing
-    grown_up = int(years.group()) >= 18 if years else True if row.get("source") in ADULT_COLLECTIONS else None
-    return Person(row.get("patient") or "", row.get("source") or "", grown_up)
+    patient, collection, age = ((row.get(name) or "").strip() for name in ("patient", "source", "age"))
+    years = re.match(r"\d+", age)  # "55", "1-5 years" or nothing
+    grown_up = int(years.group()) >= 18 if years else True if collection in ADULT_COLLECTIONS else None
+    return Person(patient, collection, grown_up)

@@ -24,7 +24,7 @@ from monai.transforms.spatial.array import RandAffineGrid
 from monai.utils import convert_to_tensor
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, WeightedRandomSampler
+from torch.utils.data import Dataset
 
 from sgmsnet import imaging
 from sgmsnet.training.data import Sample
@@ -128,7 +128,7 @@ def augmentation(options: Augmentation, *, size: int) -> Compose:
             RandGridDistortiond(
                 both,
                 prob=options.elastic_probability,
-                num_cells=5,
+                num_cells=4,  # divides every size: MONAI squeezes what is left over into the last pixels
                 distort_limit=options.elastic,
                 mode=["bilinear", "nearest"],
                 padding_mode="zeros",
@@ -154,15 +154,31 @@ def augmentation(options: Augmentation, *, size: int) -> Compose:
     )
 
 
-def balanced_sampler(
-    lengths: Sequence[int], weights: Sequence[float], *, samples: int, seed: int
-) -> WeightedRandomSampler:
-    """Draw `samples` indices of concatenated sources so that each source has its weight's share."""
-    per_sample = torch.cat(
-        [torch.full((n,), w / n, dtype=torch.float64) for n, w in zip(lengths, weights, strict=True)]
-    )
-    generator = torch.Generator().manual_seed(seed)
-    return WeightedRandomSampler(per_sample, samples, replacement=True, generator=generator)
+def draw(lengths: Sequence[int], weights: Sequence[float], *, samples: int, seed: int, epoch: int) -> list[int]:
+    """Indices of concatenated sources for an epoch counted from 0, in random order, each source in its weight's share.
+
+    Each source is shuffled and read to its end before an image comes again, over epochs too.
+    """
+    shares = _shares(weights, samples)
+    starts = np.cumsum([0, *lengths[:-1]])
+    drawn = []
+    for source, (length, share, start) in enumerate(zip(lengths, shares, starts, strict=True)):
+        places = np.arange(epoch * share, (epoch + 1) * share)
+        for turn in np.unique(places // length):
+            order = np.random.default_rng([seed, source, int(turn)]).permutation(length)
+            drawn.append(start + order[places[places // length == turn] % length])
+    mixed = np.concatenate(drawn)
+    np.random.default_rng([seed, len(lengths), epoch]).shuffle(mixed)
+    return [int(index) for index in mixed]
+
+
+def _shares(weights: Sequence[float], samples: int) -> list[int]:
+    """Whole numbers in the proportion of the weights that add up to `samples`: largest remainders first."""
+    exact = np.array(weights, np.float64) * samples / math.fsum(weights)
+    shares = np.floor(exact).astype(int)
+    for source in np.argsort(shares - exact, kind="stable")[: samples - int(shares.sum())]:
+        shares[source] += 1
+    return [int(share) for share in shares]
 
 
 def collate_channels_last(items: list[Item]) -> dict[str, Tensor]:

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from sgmsnet.training.data import Sample, find_samples, spread
+from engines.processor import usable_cores
+from sgmsnet.training.data import Sample, find_samples, spread, unlabelled
 from sgmsnet.training.dataset import (
     Item,
     SegmentationDataset,
     augmentation,
-    balanced_sampler,
     collate_channels_last,
+    draw,
 )
 from sgmsnet.training.recipe import Recipe
 
@@ -40,6 +42,18 @@ class RecipeData(pl.LightningDataModule):
         self.validation_samples = validation
         self._cache: dict[tuple[str, int], SegmentationDataset] = {}
 
+    def lines(self) -> list[str]:
+        """What trains and what validates, a sentence for each source."""
+        result = []
+        for source, train, validate in zip(
+            self.recipe.sources, self.train_samples, self.validation_samples.values(), strict=True
+        ):
+            parts = [f"{len(part)} of {len({sample.group for sample in part})} patients" for part in (train, validate)]
+            missing = unlabelled(source)
+            left_out = f"; {missing} without a mask are left out" if missing else ""
+            result.append(f"{source.path}: {parts[0]} train, {parts[1]} are looked at after each epoch{left_out}")
+        return result
+
     @property
     def samples_per_epoch(self) -> int:
         """Never less than a batch: images repeat rather than that an epoch trains nothing."""
@@ -50,26 +64,26 @@ class RecipeData(pl.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         recipe, size = self.recipe, self.recipe.size(epoch)
         change = augmentation(recipe.augmentation, size=size)
-        seed = recipe.seed + 1000 * epoch + 1_000_000 * self._rank
-        change.set_random_state(seed=seed)
+        seeds = (recipe.seed, epoch, self._rank)
+        change.set_random_state(seed=_seed(*seeds, 0))
         parts = [self._dataset(f"train_{i}", samples, size, change) for i, samples in enumerate(self.train_samples)]
-        sampler = balanced_sampler(
+        # A list: Lightning begins to iterate twice in some epochs, not in the first of a resumed run.
+        drawn = draw(
             [len(part) for part in parts],
             [source.weight for source in recipe.sources],
             samples=self.samples_per_epoch,
-            seed=recipe.seed + epoch,
+            seed=recipe.seed,
+            epoch=epoch,
         )
-        drawn = list(
-            sampler
-        )  # once: Lightning begins to iterate twice in some epochs, not in the first of a resumed run
         return DataLoader(
             ConcatDataset(parts),
             batch_size=recipe.batch_size // self._processes,
             sampler=drawn if self._processes == 1 else self._share_of(drawn),
             drop_last=True,
-            num_workers=recipe.workers,
+            num_workers=self._workers,
             collate_fn=collate_channels_last,
-            worker_init_fn=partial(_seed_worker, seed=seed),
+            worker_init_fn=partial(_seed_worker, seeds=seeds),
+            pin_memory=self._on_cuda,
         )
 
     def val_dataloader(self) -> list[DataLoader[Item]]:
@@ -79,6 +93,7 @@ class RecipeData(pl.LightningDataModule):
                 EvenShare(self._dataset(name, samples, size, None), rank=self._rank, processes=self._processes),
                 batch_size=VALIDATION_BATCH,
                 collate_fn=collate_channels_last,
+                pin_memory=self._on_cuda,
             )
             for name, samples in self.validation_samples.items()
         ]
@@ -90,6 +105,18 @@ class RecipeData(pl.LightningDataModule):
     @property
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    @property
+    def _workers(self) -> int:
+        if self.recipe.workers >= 0:
+            return self.recipe.workers
+        if self.trainer is None or not self._on_cuda:
+            return 1
+        return min(max(usable_cores() // self.trainer.num_devices, 1), 8)
 
     def _share_of(self, drawn: Sequence[int]) -> list[int]:
         """Every n-th of the whole batches: all processes' batches together are the batches of one process."""
@@ -123,7 +150,12 @@ class EvenShare(Dataset[Item]):
         return item if position < len(self.whole) else {**item, "labelled": torch.zeros_like(item["labelled"])}
 
 
-def _seed_worker(worker: int, *, seed: int) -> None:
+def _seed(*numbers: int) -> int:
+    """One seed of several numbers, such that no two lists of them share it but by chance."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _seed_worker(worker: int, *, seeds: tuple[int, int, int]) -> None:
     # MONAI keeps its own random state in each transform: every worker process needs another one. Not PyTorch's seed for
     # the worker, which tells how often Lightning began to iterate: a resumed run would end elsewhere.
     info = torch.utils.data.get_worker_info()
@@ -131,5 +163,5 @@ def _seed_worker(worker: int, *, seed: int) -> None:
     dataset: Any = info.dataset
     for part in dataset.datasets:
         if part.transform is not None:
-            part.transform.set_random_state(seed=seed + worker)
+            part.transform.set_random_state(seed=_seed(*seeds, 1 + worker))
     torch.set_num_threads(1)

@@ -24,8 +24,9 @@ class Machine:
     """Batch statistics over all processes' parts of a batch instead of each over its own; on GPUs only."""
 
     def __post_init__(self) -> None:
+        # WORLD_SIZE alone is set by Lightning, for the processes that it starts itself.
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        total = int(os.environ.get("WORLD_SIZE", str(local)))
+        total = int(os.environ["WORLD_SIZE"]) if {"LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= set(os.environ) else local
         object.__setattr__(self, "devices", self.devices or local)
         object.__setattr__(self, "nodes", self.nodes or max(total // local, 1))
         object.__setattr__(self, "strategy", self.strategy or ("ddp" if self.processes > 1 else "auto"))

@@ -89,7 +89,7 @@ class SegmentationModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
-        """AdamW; weight decay for convolutions only; linear warm-up, then cosine to 1 % of the learning rate."""
+        """AdamW; no weight decay for biases and batch norm; linear warm-up, then cosine to 1 % of the learning rate."""
         recipe = self.recipe
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]

@@ -40,7 +40,7 @@ class Augmentation:
     flip: float = 0.0
     """Probability of a left-right flip."""
     elastic: float = 0.12
-    """Largest relative stretch of a cell of a 5x5 grid that bends the image smoothly."""
+    """Largest relative stretch of a cell of a 4x4 grid that bends the image smoothly."""
     elastic_probability: float = 0.25
     gamma: tuple[float, float] = (0.6, 1.7)
     """Smallest and largest exponent of the grey levels; linear contrast is undone by the network's normalisation."""
@@ -83,8 +83,8 @@ class Recipe:
     """Weight of a class's loss; 1 where not given."""
     precision: str = "auto"
     """Lightning's precision, or auto: what the processor that trains multiplies fastest."""
-    workers: int = 1
-    """Processes that prepare batches."""
+    workers: int = field(default=-1, compare=False)
+    """Processes that prepare batches. 0: the one that trains. -1: one, or for a GPU its share of the cores up to 8."""
     seed: int = 1
     validation_limit: int = 300
     """Images of each source that are looked at after an epoch, 0: all; the full parts are for `evaluate`."""

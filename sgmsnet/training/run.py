@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +53,13 @@ def train(
     init: str | Path | None = None,
     encoder: Path | None = None,
     machine: Machine | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train a recipe and return the run's folder, which then holds NAME.safetensors if the network is SGMSNet.
 
     resume: folder of a stopped run. init: weights to start from (a name or .safetensors). encoder: a torchvision
-    resnet34 weights file. machine: the processes that share the work. Raises ConfigError, DatasetError or
-    WeightsError in one sentence.
+    resnet34 weights file. machine: the processes that share the work. say: is told what trains and how long. Raises
+    ConfigError, DatasetError or WeightsError in one sentence.
     """
     machine = machine or Machine()
     machine.share(recipe.batch_size)
@@ -92,6 +93,9 @@ def train(
         trainer = _trainer(recipe, folder, machine, precision=precision, steps_per_epoch=steps_per_epoch)
         if trainer.is_global_zero:
             _describe(folder, recipe, precision=precision, resumed=resume is not None)
+            for line in data.lines():
+                say(line)
+            say(f"{recipe.epochs} epochs of {steps_per_epoch} steps in {precision}, in {folder}")
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
         draw_curves(folder)
@@ -123,8 +127,7 @@ def precision_of(recipe: Recipe, machine: Machine) -> str:
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, precision: str, steps_per_epoch: int) -> pl.Trainer:
     checkpoints = ModelCheckpoint(
         folder / "checkpoints",
-        save_last=True,
-        save_top_k=1,
+        filename="last",
         every_n_epochs=1,
         # A resumed run, in a folder that was moved too, goes on writing last.ckpt and not last-v1.ckpt beside it.
         enable_version_counter=False,
@@ -140,6 +143,7 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, precision: str, 
         sync_batchnorm=machine.sync_batchnorm,
         use_distributed_sampler=False,  # RecipeData shares out, without counting an image twice
         gradient_clip_val=recipe.clip_norm,
+        benchmark=True,  # of cuDNN's algorithms: all batches of a phase have one shape
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, steps_per_epoch),

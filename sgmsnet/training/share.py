@@ -74,7 +74,7 @@ def lungs_of(
 
 
 def fit(lungs: Sequence[Lung]) -> ShareCuts:
-    """Cuts between whose shares the truth of LEVEL of such lungs lies; needs one image or more."""
+    """Cuts between whose shares the truth of LEVEL of such lungs lies; of fewer than 39 lungs, the widest there are."""
     both = [lung for lung in lungs if lung.side == "both"]
     single = [lung for lung in lungs if lung.side != "both"]
     return ShareCuts(_cuts(both), _cuts(single or both))
@@ -82,7 +82,9 @@ def fit(lungs: Sequence[Lung]) -> ShareCuts:
 
 def _cuts(lungs: Sequence[Lung]) -> Cuts:
     # For each end the rank of conformal prediction: a new lung is as likely to fall at any place among these.
-    rank = min(len(lungs), math.ceil((len(lungs) + 1) * (1 + LEVEL) / 2))
+    rank = math.ceil((len(lungs) + 1) * (1 + LEVEL) / 2)
+    if rank > len(lungs):  # too few to say anything of 95 %: the interval is all that the curves hold
+        return Cuts(float(KNOTS[-1]), float(KNOTS[0]))
     strict = float(np.sort([lung.strict() for lung in lungs])[rank - 1])
     lax = -float(np.sort([-lung.lax() for lung in lungs])[rank - 1])
     return Cuts(round(max(strict, lax), 1), round(min(strict, lax), 1))

@@ -47,6 +47,13 @@ def test_the_cuts_lie_at_the_conformal_rank() -> None:
     assert (cuts.strict, cuts.lax) == (round(KNOTS[177], 1), round(KNOTS[100], 1))
 
 
+def test_too_few_lungs_promise_nothing() -> None:
+    lungs = drawn_lungs(78, seed=3)
+    few = share.fit(lungs[:76])  # 38 of both sides, 38 of one
+    assert {(cuts.strict, cuts.lax) for cuts in (few.both, few.side)} == {(KNOTS[-1], KNOTS[0])}
+    assert share.fit(lungs).both.strict < KNOTS[-1]
+
+
 def test_cross_fitted_coverage_is_that_of_new_lungs() -> None:
     found = share.coverage(drawn_lungs(1000, seed=2))
     assert set(found) == {("drawn", "both lungs"), ("drawn", "one lung")}
@@ -62,7 +69,7 @@ def test_the_curve_s_ends_are_those_of_the_prediction() -> None:
     truth = prediction.masks["infection"]
     lungs = share.lungs_of(prediction, truth, None, source="x", group="x")
     assert [lung.side for lung in lungs] == ["both", "right", "left"]
-    cuts = share.fit(lungs)
+    cuts = share.fit(lungs * 40)
     grid = prediction.on_the_grid("lungs") > 0
     found = share_interval(
         prediction.on_the_grid("infection"), grid, image_left=prediction.image_left(grid.shape), cuts=cuts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,38 @@ def test_the_held_out_fifth_divides_patients_and_not_their_images(tmp_path: Path
     assert train.isdisjoint(val)
     assert len(train | val) == 20 + 30
     assert 3 <= len(val) <= 20
+
+
+@pytest.mark.parametrize("patients", range(2, 9))
+def test_of_few_patients_one_is_held_out_and_one_trains(tmp_path: Path, patients: int) -> None:
+    for start in range(20):
+        names = [f"scan_{start + number}.png" for number in range(patients)]
+        root = tmp_path / str(start)
+        write(root / "set" / "images", *names)
+        write(root / "set" / "masks", *names)
+        train, val = (find_samples(LUNGS, split=split, root=root) for split in ("train", "val"))
+        assert train
+        assert val
+        assert len(train) + len(val) == patients
+
+
+def test_images_without_a_mask_of_their_name_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "images", "a.png", "b.png", "c.png", "d.png")
+    write(tmp_path / "set" / "masks", "a_mask.png", "b_mask.png")
+    assert_refused(LUNGS, tmp_path, "images has a mask of the same name")
+    write(tmp_path / "set" / "masks", "a.png")
+    assert data.unlabelled(LUNGS, root=tmp_path) == 3
+    assert data.unlabelled(replace(LUNGS, empty=("infection",)), root=tmp_path) == 0
+
+
+def test_a_table_that_is_not_in_utf_8_is_refused_and_blanks_around_names_are_not_part_of_them(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "images", "a.png", "b.png")
+    write(tmp_path / "set" / "masks", "a.png", "b.png")
+    table = tmp_path / "set" / "sources.csv"
+    table.write_text("stem,patient\na,Müller\nb,Müller\n", encoding="cp1252")
+    assert_refused(LUNGS, tmp_path, "sources.csv", "CSV UTF-8")
+    table.write_text("stem,patient\n a.png ,Müller\nb, Müller \n", encoding="utf-8")
+    assert [sample.group for sample in find_samples(LUNGS, root=tmp_path)] == ["Müller", "Müller"]
 
 
 @pytest.mark.parametrize("name", ["lungs", "infection", "healthy"])

@@ -14,8 +14,8 @@ from sgmsnet.training.dataset import (
     SegmentationDataset,
     SizeAndAspectGrid,
     augmentation,
-    balanced_sampler,
     collate_channels_last,
+    draw,
 )
 from sgmsnet.training.losses import PartialLabelLoss
 from sgmsnet.training.masks import read_mask
@@ -187,6 +187,25 @@ def test_masks_of_every_depth_have_their_foreground_above_zero(tmp_path: Path, m
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", shape=(20, 30)), truth)
 
 
+@pytest.mark.parametrize("stroke", [(0, 0, 0, 255), (255, 255, 255, 255)])
+def test_of_a_transparent_mask_what_was_drawn_counts(tmp_path: Path, stroke: tuple[int, ...]) -> None:
+    truth = np.zeros((20, 30), bool)
+    truth[5:11, 7:25] = True
+    pixels = np.full((20, 30, 4), (255, 255, 255, 0), np.uint8)  # white under transparency, as editors leave it
+    pixels[truth] = stroke
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", shape=(20, 30)), truth)
+
+
+def test_smooth_edges_are_cut_at_half_and_labels_are_not(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 255, 60).astype(np.uint8), (20, 1))
+    Image.fromarray(ramp).save(tmp_path / "smooth.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "smooth.png", shape=ramp.shape), ramp > 127)
+    labels = np.tile(np.array([0, 1, 2, 200], np.uint8), (20, 15))
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "labels.png", shape=labels.shape), labels > 0)
+
+
 def test_of_a_palette_the_colour_counts_and_not_its_number(tmp_path: Path) -> None:
     numbers = np.ones((20, 30), np.uint8)
     numbers[5:9, 3:17] = 0
@@ -225,20 +244,28 @@ def test_a_mask_that_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path) -
 
 
 def test_sources_are_drawn_by_their_weights_whatever_their_lengths() -> None:
-    lengths, weights, n = [1000, 10, 200], [0.5, 0.3, 0.2], 6000
-    drawn = np.array(list(balanced_sampler(lengths, weights, samples=n, seed=7)))
-    assert len(drawn) == n
-    source = np.digitize(drawn, np.cumsum(lengths))
-    expected = n * np.array(weights)
-    chi_square = float((((np.bincount(source, minlength=3) - expected) ** 2) / expected).sum())
-    assert chi_square < 13.8, "0.1 % of chi square with two degrees of freedom"
-    within = np.bincount(drawn[source == 1] - 1000, minlength=10)  # the ten images of the second source
-    assert float(((within - within.mean()) ** 2 / within.mean()).sum()) < 27.9, "0.1 % with nine degrees"
+    lengths, weights, n = [1000, 10, 200], [0.5, 0.3, 0.2], 601
+    for epoch in range(3):
+        drawn = np.array(draw(lengths, weights, samples=n, seed=7, epoch=epoch))
+        assert np.bincount(np.digitize(drawn, np.cumsum(lengths))).tolist() == [301, 180, 120]
 
 
-def test_the_same_seed_draws_the_same_and_another_seed_does_not() -> None:
-    first, again, other = (list(balanced_sampler([50, 50], [1, 1], samples=40, seed=s)) for s in (1, 1, 2))
-    assert first == again != other
+@pytest.mark.parametrize("samples", [40, 100, 170])
+def test_no_image_comes_again_before_all_others_of_its_source_have_come(samples: int) -> None:
+    lengths = [70, 30]
+    seen = np.zeros(100, int)
+    for epoch in range(9):
+        np.add.at(seen, draw(lengths, [0.5, 0.5], samples=samples, seed=3, epoch=epoch), 1)
+        assert np.ptp(seen[:70]) <= 1
+        assert np.ptp(seen[70:]) <= 1
+    assert seen.sum() == 9 * samples
+
+
+def test_seeds_and_epochs_draw_in_orders_of_their_own() -> None:
+    orders = {(s, e): tuple(draw([50, 50], [1, 1], samples=100, seed=s, epoch=e)) for s in (1, 2) for e in (0, 1)}
+    assert orders[1, 0] == tuple(draw([50, 50], [1, 1], samples=100, seed=1, epoch=0))
+    assert len(set(orders.values())) == 4
+    assert {tuple(sorted(order)) for order in orders.values()} == {tuple(range(100))}
 
 
 def loss_by_formula(

@@ -111,6 +111,15 @@ def test_validation_images_are_shared_out_evenly_and_count_once(
     assert sum(float(item["labelled"].sum()) for item in items) == len(whole) == 8
 
 
+def test_what_lightning_tells_the_processes_that_it_starts_is_not_taken_for_torchrun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "1", "NODE_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    machine = Machine(devices=4)
+    assert (machine.nodes, machine.processes) == (1, 4)
+
+
 def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Machine().processes, Machine().strategy) == (1, "auto")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
