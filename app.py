@@ -17,7 +17,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -67,7 +67,13 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         help="public name that a proxy on this machine hands on; may be given more than once",
     )
     parser.add_argument("--share", action="store_true", help="ask Gradio for a public link (password required)")
-    parser.add_argument("--auth", type=_auth, metavar="USER:PASSWORD", help="ask visitors for a password")
+    parser.add_argument(
+        "--auth",
+        type=_auth,
+        metavar="USER:PASSWORD",
+        default=os.environ.get("SGMSNET_AUTH") or None,
+        help="ask visitors for a password; the variable SGMSNET_AUTH does so unseen by other users of the machine",
+    )
     parser.add_argument(
         "--rate-limit",
         type=_count,
@@ -180,6 +186,12 @@ def proxies() -> str | None:
     return os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
 
 
+def without_proxy(host: str, environment: Mapping[str, str]) -> str:
+    """NO_PROXY for this process: Gradio asks the page itself at start, which HTTP_PROXY would send to the proxy."""
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    return ",".join(dict.fromkeys([*filter(None, given.split(",")), "127.0.0.1", "localhost", "::1", host]))
+
+
 def hosts(options: Options) -> frozenset[str] | None:
     """Names the server answers to: this machine's own and those it was given, unless it has a password or is open."""
     if options.share or options.auth or not _loopback(options.host):
@@ -227,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if trusted := proxies():
         os.environ["FORWARDED_ALLOW_IPS"] = trusted  # read by uvicorn
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(options.host, os.environ)
     from sgmsnet.web import uploads
 
     with ExitStack() as held:

@@ -1,4 +1,4 @@
-"""The command line of export: `python -m export onnx | openvino | tensorrt | reference | verify | benchmark`."""
+"""The command line of export: one command each to write, verify and time what runtimes read, and to plan servers."""
 
 from __future__ import annotations
 

@@ -180,8 +180,13 @@ def _capability(graph: Path, runtime: str) -> str:
 
 def _graph(files: ModelFiles, given: Path | None, target: Path, *, precision: Precision, opset: int) -> None:
     if given is None:
-        from export import to_onnx  # and torch with it
-
+        try:
+            from export import to_onnx  # and torch with it
+        except ModuleNotFoundError as error:
+            raise ExportError(
+                f"writing the graph needs {error.name}, which is not here: `python -m export onnx{files.option} "
+                f"--precision {precision}` writes it on another machine, and --graph takes it"
+            ) from None
         to_onnx.export(files, target, opset=opset, precision=precision)
     else:
         check_graph(given, files, precision=precision, largest_opset=opset)

@@ -43,7 +43,7 @@ case "$release" in
   36) cuda_python="cuda-python>=12.6,<13" ;; # JetPack 6
   38 | 39) cuda_python="cuda-python>=13,<14" ;; # JetPack 7
   35) fail "JetPack 5 has Python 3.8 and TensorRT 8.5, and SGMSNet needs 3.10 and 8.6: install JetPack 6." ;;
-  *) fail "Linux for Tegra R${release:-?} is not known to this script, only R36 (JetPack 6) and R38 (JetPack 7)." ;;
+  *) fail "Linux for Tegra R${release:-?} is not known to this script, only R36 (JetPack 6), R38 and R39 (JetPack 7)." ;;
 esac
 
 # TensorRT comes with JetPack as a system package; an environment without system packages does not see it.

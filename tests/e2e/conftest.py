@@ -40,7 +40,12 @@ def served(model: str, folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     log = folder / "log.txt"
     command = [sys.executable, "-m", "tests.e2e.serve", "--port", str(port), "--model", model]
-    with log.open("w") as out, subprocess.Popen(command, cwd=needs.ROOT, stdout=out, stderr=out) as server:
+    # As in a hospital: a proxy for the outside, here one that nobody answers at. The page must not ask it for itself.
+    environment = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, cwd=needs.ROOT, stdout=out, stderr=out, env=environment) as server,
+    ):
         try:
             _wait_until_ready(server, log)
             yield f"http://127.0.0.1:{port}"

@@ -49,6 +49,20 @@ def test_every_option_is_taken() -> None:
     )
 
 
+def test_the_password_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SGMSNET_AUTH", "ward:se:cret")
+    assert app.parse([]).auth == ("ward", "se:cret")
+    assert app.parse(["--auth", "night:shift"]).auth == ("night", "shift")
+    monkeypatch.setenv("SGMSNET_AUTH", "ward")
+    with pytest.raises(SystemExit):
+        app.parse([])
+    assert "USER:PASSWORD" in capsys.readouterr().err
+    monkeypatch.setenv("SGMSNET_AUTH", "")
+    assert app.parse([]).auth is None
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -170,6 +184,19 @@ def test_behind_a_proxy_each_visitor_has_limits_and_sees_no_server_s_address(
     monkeypatch.setattr(select, "probe", lambda _: ())
     app._open_desk(options)
     assert server_address.hidden()
+
+
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [
+        ({}, []),
+        ({"NO_PROXY": "pacs.example.org,10.0.0.0/8"}, ["pacs.example.org", "10.0.0.0/8"]),
+        ({"no_proxy": "*"}, ["*"]),
+    ],
+)
+def test_a_proxy_for_the_outside_is_not_asked_for_the_page_itself(environment: dict[str, str], kept: list[str]) -> None:
+    named = app.without_proxy("10.1.2.3", environment).split(",")
+    assert named == [*kept, "127.0.0.1", "localhost", "::1", "10.1.2.3"]
 
 
 def test_the_proxy_of_a_space_is_believed_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,18 @@ assert "torch" not in sys.modules
         check(graph, files, **fits)
 
 
+def test_without_torch_and_a_graph_it_is_told_where_to_write_one(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("export.to_onnx")
+    monkeypatch.delitem(sys.modules, "export.to_onnx")
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it fails
+    with pytest.raises(
+        ExportError, match=r"needs torch, .* --precision fp16` writes it on another machine, and --graph"
+    ):
+        to_tensorrt._graph(files, None, tmp_path / "model.onnx", precision="fp16", opset=17)
+
+
 def test_the_graph_beside_the_weights_is_copied_with_its_weights(files: ModelFiles, tmp_path: Path) -> None:
     """A Jetson without torch has no other graph in FP32, and this one points into the weights' file."""
     assert files.graph is not None
