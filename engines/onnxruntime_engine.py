@@ -7,6 +7,8 @@ on hardware yet. Not here: making the graph (export), and TensorRT by itself.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import re
 import time
 from collections.abc import Sequence
@@ -23,6 +25,8 @@ from engines.plans import plan_folder
 from sgmsnet.checkpoint import ModelFiles
 
 Device = Literal["auto", "cpu", "cuda"]
+BATCH_MAX = 16
+"""Largest batch that the plans of the TensorRT provider are built for at once."""
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _NAMES = {_CUDA: "CUDA", _TENSORRT: "TensorRT"}
 
@@ -58,6 +62,9 @@ class OnnxRuntimeEngine:
         gpu = _gpu(onnxruntime.get_available_providers(), precision, device)
         if gpu and hasattr(onnxruntime, "preload_dlls"):  # CUDA and cuDNN of pip's packages; from 1.21 on
             onnxruntime.preload_dlls()
+        if precision == "fp16":
+            with contextlib.suppress(ImportError):  # pip's TensorRT lies where the provider does not look
+                importlib.import_module("tensorrt_libs")
         self._errors = _errors()
         name, version = Path(model.name).name, onnxruntime.__version__
         folder = plan_folder(built, name, "onnxruntime", precision)
@@ -65,7 +72,8 @@ class OnnxRuntimeEngine:
         if precision == "fp16" and not unverified:
             _refuse_unverified(folder, model, version=version, device=on)
         cache = folder / _cache_name(model, version=version, gpu=gpu[1] if gpu else "")
-        self._session: Any = self._open(onnxruntime, graph, _providers(gpu, precision, cache))
+        sizes = (1, model.config.height, model.config.width)
+        self._session: Any = self._open(onnxruntime, graph, _providers(gpu, precision, cache, sizes))
         notes: tuple[str, ...] = ()
         if gpu and gpu[0] not in self._session.get_providers():
             failed = f"onnxruntime's {_NAMES[gpu[0]]} provider did not start on this machine"
@@ -105,7 +113,9 @@ class OnnxRuntimeEngine:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = processor.usable_cores()
         try:
-            return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+            session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
+            session.disable_fallback()  # after a failed run it would go on elsewhere, under the same name
+            return session
         except self._errors as error:
             raise EngineUnavailable(f"onnxruntime cannot open {graph.name}: {error}") from error
 
@@ -120,7 +130,8 @@ def _gpu(available: Sequence[str], precision: str, device: Device) -> tuple[str,
         return None
     if wanted not in available:
         raise EngineUnavailable(
-            f"this onnxruntime has no {_NAMES[wanted]} provider; the package onnxruntime-gpu has one"
+            f"this onnxruntime has no {_NAMES[wanted]} provider; onnxruntime-gpu has one, and must stand in "
+            'the place of onnxruntime, not beside it (docs/performance.md, "On an NVIDIA GPU")'
         )
     try:
         return wanted, cuda.first_gpu().name  # asked first: a provider without a driver may end the process
@@ -146,8 +157,8 @@ def _cache_name(model: ModelFiles, *, version: str, gpu: str) -> str:
     return f"{model.sha256[:12]}-{version}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu).strip('-')}"
 
 
-def _providers(gpu: tuple[str, str] | None, precision: str, cache: Path) -> list[Any]:
-    """Providers with their options, best first."""
+def _providers(gpu: tuple[str, str] | None, precision: str, cache: Path, sizes: tuple[int, int, int]) -> list[Any]:
+    """Providers with their options, best first; sizes are those of one image."""
     if gpu is None:
         return [_CPU]
     # TF32 would leave the FP32 parity bound.
@@ -155,7 +166,12 @@ def _providers(gpu: tuple[str, str] | None, precision: str, cache: Path) -> list
     if gpu[0] == _CUDA:
         return [on_cuda, _CPU]
     cache.mkdir(parents=True, exist_ok=True)
+    of_image = "x".join(map(str, sizes))
     options = {
+        # Without a range of batches a plan is built anew for every batch that leaves what was seen, within a run.
+        "trt_profile_min_shapes": f"images:1x{of_image}",
+        "trt_profile_opt_shapes": f"images:1x{of_image}",
+        "trt_profile_max_shapes": f"images:{BATCH_MAX}x{of_image}",
         "trt_fp16_enable": str(precision == "fp16"),
         "trt_layer_norm_fp32_fallback": "True",
         "trt_engine_cache_enable": "True",

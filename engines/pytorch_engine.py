@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import numpy as np
 
+from engines import cuda
 from engines.base import EngineError, EngineInfo, EngineUnavailable, check_images
 from engines.graph import describe
 from sgmsnet.checkpoint import ModelFiles, WeightsError, load_network
@@ -32,6 +34,7 @@ class PyTorchEngine:
         supported = ("fp32", "bf16", "fp16") if on_cuda else ("fp32", "bf16")
         if precision not in supported:
             raise EngineUnavailable(f"pytorch runs {', '.join(supported)} on this machine, not {precision}")
+        notes = () if on_cuda else _left_out(torch)
         self._torch = torch
         self._device = torch.device("cuda" if on_cuda else "cpu")
         if on_cuda and precision == "fp32":
@@ -52,6 +55,7 @@ class PyTorchEngine:
             version=torch.__version__,
             outputs=model.config.outputs,
             started=started,
+            notes=notes,
         )
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -74,3 +78,14 @@ class PyTorchEngine:
     def close(self) -> None:
         """Let go of the weights; a second call does nothing."""
         self._network = None
+
+
+def _left_out(torch: Any) -> tuple[str, ...]:
+    """Why a GPU that is here is not used, for people; nothing where there is none, or torch was built for the CPU."""
+    if torch.version.cuda is None:
+        return ()
+    try:
+        gpu = cuda.first_gpu()
+    except EngineUnavailable:
+        return ()
+    return (f"runs on the CPU, since this torch, built for CUDA {torch.version.cuda}, cannot use {gpu.name}'s driver",)

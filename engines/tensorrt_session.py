@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ class Session:
         self._batches: dict[int, _Batch] = {}
         self._runtime: Any = None
         self._engine: Any = None
+        self._kernels: Any = None
+        self._kernels_file = plan.with_suffix(".kernels")
         self._cuda: cuda.Cuda = cuda.CudaPython()
         try:
             self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))  # must outlive the engine
@@ -69,7 +73,7 @@ class Session:
         # In this order: graphs and contexts use the engine, the engine uses the runtime, all use the memory.
         self._cuda.forget_graphs()
         self._batches.clear()
-        self._engine = self._runtime = None
+        self._kernels = self._engine = self._runtime = None
         self._cuda.free()
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,6 +100,7 @@ class Session:
             context.set_tensor_address(name, address)
         self._enqueue(context, batch)
         self._cuda.wait()
+        self._keep_kernels()
         return _Batch(context, self._capture(context, batch))
 
     def _enqueue(self, context: Any, batch: int) -> None:
@@ -128,6 +133,7 @@ class Session:
             config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
             # Eager: a graph would keep the general kernels that it was captured with.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            self._take_kernels(config)
             context = engine.create_execution_context(config)
         elif hasattr(trt, "ExecutionContextAllocationStrategy"):  # from 10.0 on
             context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
@@ -140,6 +146,24 @@ class Session:
         elif self._scratch:
             context.device_memory = self._scratch
         return context
+
+    def _take_kernels(self, config: Any) -> None:
+        """TensorRT for RTX compiles kernels for each batch size on this GPU: those of earlier processes are kept."""
+        if self._kernels is None:
+            self._kernels = config.create_runtime_cache()
+            with suppress(OSError):
+                self._kernels.deserialize(self._kernels_file.read_bytes())  # refuses what is of another GPU or driver
+        config.set_runtime_cache(self._kernels)
+
+    def _keep_kernels(self) -> None:
+        if self._kernels is not None:
+            part = self._kernels_file.with_name(f"{self._kernels_file.name}.{os.getpid()}")
+            try:
+                part.write_bytes(bytes(self._kernels.serialize()))
+                part.replace(self._kernels_file)
+            except OSError:  # a folder that may not be written to: compiled again next time
+                with suppress(OSError):
+                    part.unlink()
 
     def _check_tensors(self, made: Manifest) -> None:
         engine = self._engine

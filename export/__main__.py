@@ -186,7 +186,11 @@ def _triton(options: argparse.Namespace) -> int:
         ),
         warm_up=_prepared([image], files)[0],
     )
-    only = ", whose TensorRT must be of the version that built the plan" if options.platform == "tensorrt" else ""
+    only = (
+        ", in an image with the TensorRT that built the plan (its manifest.json)"
+        if options.platform == "tensorrt"
+        else ""
+    )
     print(f"{written}: serve it with `tritonserver --model-repository {options.output}`{only}")
     return 0
 

@@ -52,12 +52,20 @@ def build_plan(
     Raises ExportError when the parser or the builder refuses.
     """
     logger = trt.Logger(trt.Logger.WARNING)
-    builder = trt.Builder(logger)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError:  # "factory function returned nullptr", which tells nobody anything
+        raise ExportError(
+            f"{request.runtime} {trt.__version__} cannot use the driver of this GPU: packages for CUDA 13 need one of "
+            "580 or newer (`nvidia-smi`), those for CUDA 12 run under older ones (requirements-gpu.txt)"
+        ) from None
     network = builder.create_network(_network_flags(trt))
     _parse(trt.OnnxParser(network, logger), request)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb * 2**20)
     config.clear_flag(trt.BuilderFlag.TF32)  # FP32 parts stay FP32
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT for RTX: without it no CUDA graph is promised
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if request.precision == "fp16" and not _is_strongly_typed(trt):
         config.set_flag(trt.BuilderFlag.FP16)
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)

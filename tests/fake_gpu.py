@@ -154,7 +154,7 @@ def _module(gpu: FakeGpu, version: str, *, readable: bool, capturable: bool, out
         if is_rtx:
 
             def create_runtime_config(self) -> Any:
-                return _RtxConfig()
+                return _RtxConfig(gpu)
 
     setattr(PlanEngine, "device_memory_size_v2" if has_v2 else "device_memory_size", SCRATCH)
 
@@ -175,12 +175,37 @@ def _module(gpu: FakeGpu, version: str, *, readable: bool, capturable: bool, out
     return module
 
 
+class _RtxCache:
+    """IRuntimeCache of TensorRT for RTX, which takes nothing of another GPU."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.content = b"nothing"
+        self._gpu = gpu
+
+    def deserialize(self, content: bytes) -> bool:
+        if fits := content == b"kernels":
+            self.content = content
+        return fits
+
+    def serialize(self) -> memoryview:
+        return memoryview(b"kernels")
+
+
 class _RtxConfig:
     """IRuntimeConfig of TensorRT for RTX."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: FakeGpu) -> None:
         self.memory = Allocation.STATIC
         self.kernels = "lazy"
+        self._gpu = gpu
+
+    def create_runtime_cache(self) -> _RtxCache:
+        self._gpu.record("cache")
+        return _RtxCache(self._gpu)
+
+    def set_runtime_cache(self, cache: _RtxCache) -> bool:
+        self._gpu.record(f"cache of {cache.content.decode()}")
+        return True
 
     def set_execution_context_allocation_strategy(self, strategy: Allocation) -> None:
         self.memory = strategy

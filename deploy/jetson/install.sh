@@ -40,12 +40,15 @@ run() {
 [ -r "$release_file" ] || fail "This is no Jetson: there is no $release_file. Elsewhere, see README, \"Use it\"."
 release=$(sed -n '1s/^# R\([0-9]*\).*/\1/p' "$release_file")
 case "$release" in
-  36) cuda_python="cuda-python>=12.6,<13" ;; # JetPack 6
+  36) cuda_python="cuda-python>=12.9.1,<13" ;; # JetPack 6; before 12.9.1 no other thread runs while the GPU is waited for
   38 | 39) cuda_python="cuda-python>=13,<14" ;; # JetPack 7
   35) fail "JetPack 5 has Python 3.8 and TensorRT 8.5, and SGMSNet needs 3.10 and 8.6: install JetPack 6." ;;
   *) fail "Linux for Tegra R${release:-?} is not known to this script, only R36 (JetPack 6), R38 and R39 (JetPack 7)." ;;
 esac
 
+if ! $dry && ! "$python" -c "import ensurepip" 2>/dev/null; then
+  fail "Python cannot make an environment: sudo apt-get install python3-venv, then again."
+fi
 # TensorRT comes with JetPack as a system package; an environment without system packages does not see it.
 run "$python" -m venv --system-site-packages "$venv"
 run "$venv/bin/python" -m pip install --quiet --requirement deploy/jetson/requirements.txt "$cuda_python"

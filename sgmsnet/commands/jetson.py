@@ -50,7 +50,7 @@ def power_mode(path: Path) -> str:
     if found is None:
         return "power mode unknown: `sudo nvpmodel -q` shows it"
     number = found[1].lstrip("0") or "0"
-    return f"power mode {number} (`sudo nvpmodel -q` names it, `sudo nvpmodel -m 0` sets the first)"
+    return f"power mode {number} (`sudo nvpmodel -q` names it, `sudo nvpmodel -m N` sets one of /etc/nvpmodel.conf)"
 
 
 def gpu_clocks(folder: Path) -> str:

@@ -34,6 +34,9 @@ class FakeSession:
     def get_outputs(self) -> list[Any]:
         return [SimpleNamespace(name="logits")]
 
+    def disable_fallback(self) -> None:
+        self.falls_back = False
+
 
 @pytest.fixture
 def files(tiny_model: Path) -> ModelFiles:
@@ -49,6 +52,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(cuda, "first_gpu", lambda: Gpu("RTX", "8.9"))
     monkeypatch.setattr(FakeSession, "start", 0)
     return monkeypatch
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_run_that_fails_does_not_go_on_elsewhere(files: ModelFiles, tmp_path: Path) -> None:
+    assert OnnxRuntimeEngine(files, built=tmp_path)._session.falls_back is False
 
 
 @pytest.mark.usefixtures("fake")
@@ -78,6 +86,8 @@ def test_fp16_runs_in_tensorrt_which_keeps_its_plans_in_the_built_folder(files: 
     assert (info.device, info.precision) == ("TensorRT (RTX)", "fp16")
     name, options = FakeSession.asked[0]
     assert (name, options["trt_fp16_enable"]) == (ALL[0], "True")
+    shapes = [options[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")]
+    assert shapes == ["images:1x1x64x64", "images:1x1x64x64", "images:16x1x64x64"]
     folder = Path(options["trt_engine_cache_path"])
     assert folder.parent == tmp_path / "tiny" / "onnxruntime-fp16"
     assert folder.name == f"{files.sha256[:12]}-{info.runtime_version}-RTX"

@@ -26,6 +26,17 @@ PROFILE = "profile ('images', (1, 1, 64, 64), (1, 1, 64, 64), (16, 1, 64, 64))"
 def _ignore(phase: str, percent: int) -> None: ...
 
 
+def test_a_driver_that_is_too_old_is_told_in_a_sentence() -> None:
+    trt, _ = fake_builder("11.0")
+
+    def builder(logger: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt.Builder = builder
+    with pytest.raises(ExportError, match="cannot use the driver of this GPU"):
+        build_plan(trt, REQUEST, progress=lambda phase, percent: None)
+
+
 @pytest.mark.parametrize(
     ("version", "network", "flags"),
     [

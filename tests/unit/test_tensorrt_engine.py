@@ -49,7 +49,9 @@ CONTEXTS = {
 
 def _first_run(version: str, batch: int) -> list[str]:
     """The calls of a batch size's first run: in its own context, plain, and then captured."""
+    kernels = ["cache", "cache of nothing"][batch > 1 :] if version == "rtx" else []
     return [
+        *kernels,
         *CONTEXTS[version],
         f"shape images ({batch}, 1, 64, 64)",
         *("address images", "address logits", "address embedding"),
@@ -85,6 +87,23 @@ def test_the_order_of_calls_of_each_generation(
     frees = ["free"] * 7  # images, logits and embedding on both sides, and the scratch memory
     assert gpu.calls == ["destroy executable", "destroy executable", *frees, "destroy stream"]
     assert not gpu.cuda.alive
+
+
+def test_kernels_that_rtx_compiled_are_kept_for_the_next_process(
+    files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]
+) -> None:
+    _change(runtime_version="rtx")(folder)
+    for expected in ("cache of nothing", "cache of kernels"):
+        gpu = install(version="rtx")
+        _open(files, folder).close()
+        assert [call for call in gpu.calls if call.startswith("cache of")] == [expected]
+    kept = next(folder.glob("*.kernels"))
+    kept.write_bytes(b"of another GPU")
+    gpu = install(version="rtx")
+    _open(files, folder).close()
+    assert "cache of nothing" in gpu.calls
+    assert kept.read_bytes() == b"kernels"
+    assert not list(folder.glob("*.kernels.*"))
 
 
 def test_info_says_what_runs(files: ModelFiles, folder: Path, install: Callable[..., FakeGpu]) -> None:

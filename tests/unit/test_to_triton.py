@@ -59,11 +59,24 @@ def test_triton_s_protobuf_reads_the_configuration(files: ModelFiles, platform: 
     [group] = read.instance_group
     kind = group.DESCRIPTOR.enum_types_by_name["Kind"].values_by_number[group.kind].name
     assert (group.count, kind) == (2, "KIND_GPU" if platform == "tensorrt" else "KIND_CPU")
-    [warm_up] = read.model_warmup
-    assert warm_up.inputs["images"].input_data_file == "images"
-    assert list(warm_up.inputs["images"].dims) == [1, 64, 64]
+    sizes = range(1, 17) if platform == "tensorrt" else [1]  # a GPU sets itself up for each
+    assert [warm_up.batch_size for warm_up in read.model_warmup] == list(sizes)
+    for warm_up in read.model_warmup:
+        assert warm_up.inputs["images"].input_data_file == "images"
+        assert list(warm_up.inputs["images"].dims) == [1, 64, 64]
+    assert not read.optimization.execution_accelerators.gpu_execution_accelerator
     assert read.parameters["weights_sha256"].string_value == files.sha256
     assert read.output[0].label_filename == "labels.txt"
+
+
+def test_onnx_runtime_on_a_gpu_computes_in_fp32_and_does_not_search(files: ModelFiles) -> None:
+    read = parsed(to_triton.config(files, Serving(gpu=True), Served("fp32", 4, files.config.outputs)))
+    [accelerator] = read.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
+    assert read.parameters["cudnn_conv_algo_search"].string_value == "1"
+    assert [warm_up.batch_size for warm_up in read.model_warmup] == [1, 2, 3, 4]
+    with pytest.raises(ExportError, match="OpenVINO on a CPU alone"):
+        Serving(platform="openvino", gpu=True)
 
 
 def test_outputs_are_those_of_the_graph_and_of_the_plan(files: ModelFiles, xray: np.ndarray, tmp_path: Path) -> None:
