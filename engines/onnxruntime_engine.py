@@ -21,12 +21,10 @@ from engines import cuda, processor, verdicts
 from engines.base import EngineError, EngineInfo, EngineRefused, EngineUnavailable, check_images
 from engines.graph import describe, usable_graph
 from engines.manifest import BUILT
-from engines.plans import plan_folder
+from engines.plans import BATCH_MAX, plan_folder
 from sgmsnet.checkpoint import ModelFiles
 
 Device = Literal["auto", "cpu", "cuda"]
-BATCH_MAX = 16
-"""Largest batch that the plans of the TensorRT provider are built for at once."""
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _NAMES = {_CUDA: "CUDA", _TENSORRT: "TensorRT"}
 

@@ -24,6 +24,8 @@ DISTRIBUTIONS: dict[Runtime, tuple[str, ...]] = {
 }
 """Python packages, any of which brings the module; the first is the one to name."""
 PRECISIONS = ("fp16", "fp32")
+BATCH_MAX = 16
+"""Largest batch that plans are built for."""
 _Made = TypeVar("_Made")
 
 

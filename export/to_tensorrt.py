@@ -27,7 +27,7 @@ from engines import verdicts
 from engines.base import EngineUnavailable
 from engines.cuda import Gpu, first_gpu
 from engines.manifest import BUILT, Manifest
-from engines.plans import DISTRIBUTIONS, Runtime, plan_folder
+from engines.plans import BATCH_MAX, DISTRIBUTIONS, Runtime, plan_folder
 from export import ExportError, capability
 from export.jetpack import JETPACKS
 from export.plan import PlanRequest, request_text
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKSPACE_MB = 1024
-BATCH_MAX = 16
 GRAPH, PLAN = "model.onnx", "model.plan"
 _GRAPHS_IN_MEMORY = 8
 """The builder takes this many times the graph's size: TensorRT for RTX took 423 MB for 57 MB, on a CPU alone."""

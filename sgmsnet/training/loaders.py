@@ -43,12 +43,12 @@ class RecipeData(pl.LightningDataModule):
         self._cache: dict[tuple[str, int], SegmentationDataset] = {}
 
     def lines(self) -> list[str]:
-        """What trains and what validates, a sentence for each source."""
+        """What trains and what validates, a sentence for each source; groups are patients where they are known."""
         result = []
         for source, train, validate in zip(
             self.recipe.sources, self.train_samples, self.validation_samples.values(), strict=True
         ):
-            parts = [f"{len(part)} of {len({sample.group for sample in part})} patients" for part in (train, validate)]
+            parts = [f"{len(part)} images of {len({s.group for s in part})} groups" for part in (train, validate)]
             missing = unlabelled(source)
             left_out = f"; {missing} without a mask are left out" if missing else ""
             result.append(f"{source.path}: {parts[0]} train, {parts[1]} are looked at after each epoch{left_out}")
@@ -112,6 +112,7 @@ class RecipeData(pl.LightningDataModule):
 
     @property
     def _workers(self) -> int:
+        """One feeds a CPU that trains; a GPU is fed by its share of the cores, at most eight."""
         if self.recipe.workers >= 0:
             return self.recipe.workers
         if self.trainer is None or not self._on_cuda:

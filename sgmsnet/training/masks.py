@@ -27,8 +27,7 @@ def read_mask(path: Path, *, shape: tuple[int, int]) -> np.ndarray:
                 mask = load_mask(path)
             else:
                 grey = np.asarray(file)
-                smooth = file.format == "JPEG" or (grey.max() > 127 and len(np.unique(grey)) > _LABELS)
-                mask = grey > (grey.max() / 2 if smooth else 0)
+                mask = grey > (grey.max() / 2 if file.format == "JPEG" or _is_smooth(grey) else 0)
     except (OSError, UnreadableImageError) as error:
         raise DatasetError(f"{path}: the mask cannot be read ({error})") from None
     if mask.ndim == 3:
@@ -36,3 +35,10 @@ def read_mask(path: Path, *, shape: tuple[int, int]) -> np.ndarray:
     if mask.shape != shape:
         raise DatasetError(f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}")
     return mask
+
+
+def _is_smooth(grey: np.ndarray) -> bool:
+    """Whether it is one mask with soft edges up to the brightest greys, and not labels, as more than 8 bits are."""
+    if grey.dtype != np.uint8 or grey.max() < 128:
+        return False
+    return bool(np.count_nonzero(np.bincount(grey.ravel(), minlength=256)) > _LABELS)

@@ -204,6 +204,9 @@ def test_smooth_edges_are_cut_at_half_and_labels_are_not(tmp_path: Path) -> None
     labels = np.tile(np.array([0, 1, 2, 200], np.uint8), (20, 15))
     Image.fromarray(labels).save(tmp_path / "labels.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "labels.png", shape=labels.shape), labels > 0)
+    many = np.tile(np.arange(60, dtype=np.uint16) * 9, (20, 1))
+    Image.fromarray(many).save(tmp_path / "many.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "many.png", shape=many.shape), many > 0)
 
 
 def test_of_a_palette_the_colour_counts_and_not_its_number(tmp_path: Path) -> None:
