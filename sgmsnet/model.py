@@ -275,9 +275,11 @@ class SGMSNet(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    # He initialisation for layers in front of a ReLU; batch norm as PyTorch leaves it.
+    # He initialisation; batch norm as PyTorch leaves it. By the outputs where batch norm follows, as torchvision's
+    # ResNet; by the inputs where a bias stands in its place: by its one output a sigmoid would begin at 0 or 1.
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        mode = "fan_out" if module.bias is None else "fan_in"
+        nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

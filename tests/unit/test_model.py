@@ -195,3 +195,17 @@ def test_named_configurations_have_the_size_that_is_stated() -> None:
 def test_configuration_survives_a_round_trip() -> None:
     for config in CONFIGURATIONS.values():
         assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_training_begins_with_attention_half_open_and_small_logits(seed: int, example_images: np.ndarray) -> None:
+    # Of a sigmoid's ends no gradient comes back, and a new class would have to unlearn large logits first.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = SGMSNet(replace(NAMED["cxr"], height=64, width=64)).train()
+    with torch.no_grad():
+        outputs = network(torch.from_numpy(example_images))
+    assert outputs["logits"].std() < 1
+    for level in network.config.levels:
+        ends = (outputs[f"spatial_{level}"] - 0.5).abs() > 0.48
+        assert ends.float().mean() < 0.25, f"level {level}"
