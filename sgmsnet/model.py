@@ -275,8 +275,9 @@ class SGMSNet(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    # He initialisation; batch norm as PyTorch leaves it. By the outputs where batch norm follows, as torchvision's
-    # ResNet; by the inputs where a bias stands in its place: by its one output a sigmoid would begin at 0 or 1.
+    # He initialisation; batch norm as PyTorch leaves it. By the outputs, as torchvision's ResNet, but by the inputs
+    # where there is a bias: these layers have few outputs, by which their sigmoids would begin at 0 or 1 (in the gates
+    # batch norm follows, and the scale does not matter).
     if isinstance(module, nn.Conv2d):
         mode = "fan_out" if module.bias is None else "fan_in"
         nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")

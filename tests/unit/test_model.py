@@ -199,7 +199,7 @@ def test_configuration_survives_a_round_trip() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_training_begins_with_attention_half_open_and_small_logits(seed: int, example_images: np.ndarray) -> None:
-    # Of a sigmoid's ends no gradient comes back, and a new class would have to unlearn large logits first.
+    # Of a sigmoid's ends no gradient comes back.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = SGMSNet(replace(NAMED["cxr"], height=64, width=64)).train()
