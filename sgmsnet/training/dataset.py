@@ -67,16 +67,19 @@ class SegmentationDataset(Dataset[Item]):
                 area = Image.fromarray(mask.astype(np.uint8) * 255).resize(
                     (geometry.width, geometry.height), Image.Resampling.BOX
                 )
-                self.masks[index, k][rectangle] = np.asarray(area) > 127
+                self.masks[index, k][rectangle] = np.where(np.asarray(area) > 127, 255, 0)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Item:
-        """One image float32 (1, H, W) of 0 to 255, mask float32 (K, H, W) of 0 and 1, labelled float32 (K)."""
+        """One image float32 (1, H, W) of 0 to 255, mask float32 (K, H, W) of 0 to 1, labelled float32 (K) of 0 to 1.
+
+        Masks are 0 or 1, and labelled too, without pseudo-labels (pseudo_labels.py).
+        """
         item: Item = {
             "image": torch.from_numpy(self.images[index]).float(),
-            "mask": torch.from_numpy(self.masks[index]).float(),
+            "mask": torch.from_numpy(self.masks[index]).float() / 255,
         }
         if self.transform is not None:
             changed: Any = self.transform(item)
@@ -186,3 +189,8 @@ def collate_channels_last(items: list[Item]) -> dict[str, Tensor]:
     batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
     batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
     return batch
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed of several numbers, such that no two lists of them share it but by chance."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

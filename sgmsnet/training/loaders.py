@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
@@ -20,7 +19,9 @@ from sgmsnet.training.dataset import (
     augmentation,
     collate_channels_last,
     draw,
+    seed_of,
 )
+from sgmsnet.training.pseudo_labels import pseudo_label
 from sgmsnet.training.recipe import Recipe
 
 VALIDATION_BATCH = 8
@@ -65,8 +66,11 @@ class RecipeData(pl.LightningDataModule):
         recipe, size = self.recipe, self.recipe.size(epoch)
         change = augmentation(recipe.augmentation, size=size)
         seeds = (recipe.seed, epoch, self._rank)
-        change.set_random_state(seed=_seed(*seeds, 0))
-        parts = [self._dataset(f"train_{i}", samples, size, change) for i, samples in enumerate(self.train_samples)]
+        change.set_random_state(seed=seed_of(*seeds, 0))
+        parts = [
+            self._dataset(f"train_{i}", samples, size, change, fill_in=True)
+            for i, samples in enumerate(self.train_samples)
+        ]
         # A list: Lightning begins to iterate twice in some epochs, not in the first of a resumed run.
         drawn = draw(
             [len(part) for part in parts],
@@ -124,10 +128,16 @@ class RecipeData(pl.LightningDataModule):
         whole = len(drawn) // self.recipe.batch_size * self.recipe.batch_size
         return list(drawn[self._rank : whole : self._processes])
 
-    def _dataset(self, name: str, samples: list[Sample], size: int, transform: Any) -> SegmentationDataset:
+    def _dataset(
+        self, name: str, samples: list[Sample], size: int, transform: Any, *, fill_in: bool = False
+    ) -> SegmentationDataset:
         self._cache = {key: value for key, value in self._cache.items() if key[1] == size}
         if (name, size) not in self._cache:
-            self._cache[name, size] = SegmentationDataset(samples, self.recipe.model.classes, size=size)
+            dataset = SegmentationDataset(samples, self.recipe.model.classes, size=size)
+            if fill_in and (model := self.recipe.pseudo_labels):
+                device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+                pseudo_label(dataset, model, weight=self.recipe.pseudo_label_weight, device=device)
+            self._cache[name, size] = dataset
         self._cache[name, size].transform = transform
         return self._cache[name, size]
 
@@ -151,11 +161,6 @@ class EvenShare(Dataset[Item]):
         return item if position < len(self.whole) else {**item, "labelled": torch.zeros_like(item["labelled"])}
 
 
-def _seed(*numbers: int) -> int:
-    """One seed of several numbers, such that no two lists of them share it but by chance."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
 def _seed_worker(worker: int, *, seeds: tuple[int, int, int]) -> None:
     # MONAI keeps its own random state in each transform: every worker process needs another one. Not PyTorch's seed for
     # the worker, which tells how often Lightning began to iterate: a resumed run would end elsewhere.
@@ -164,5 +169,5 @@ def _seed_worker(worker: int, *, seeds: tuple[int, int, int]) -> None:
     dataset: Any = info.dataset
     for part in dataset.datasets:
         if part.transform is not None:
-            part.transform.set_random_state(seed=_seed(*seeds, 1 + worker))
+            part.transform.set_random_state(seed=seed_of(*seeds, 1 + worker))
     torch.set_num_threads(1)

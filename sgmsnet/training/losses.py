@@ -25,12 +25,15 @@ class PartialLabelLoss(nn.Module):
         self.dice_weight = dice_weight
 
     def forward(self, logits: Tensor, masks: Tensor, labelled: Tensor) -> Tensor:
-        """logits, masks (B, K, H, W), labelled (B, K) of 0 and 1 -> scalar, 0 if nothing is labelled."""
+        """logits, masks (B, K, H, W) of 0 to 1, labelled (B, K) of 0 to 1 -> scalar, 0 if nothing is labelled.
+
+        A mask of probabilities is an empty one where it is nowhere over one half.
+        """
         logits = logits.float()
         bce = nn.functional.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=(2, 3))
         dice = self.dice(logits, masks).flatten(1)  # (B, K)
         painted = logits.sigmoid().mean(dim=(2, 3))
-        dice = torch.where(masks.amax(dim=(2, 3)) > 0, dice, painted / (painted + EMPTY_SHARE))
+        dice = torch.where(masks.amax(dim=(2, 3)) > 0.5, dice, painted / (painted + EMPTY_SHARE))
         weights = labelled * self.class_weights
         total: Tensor = ((bce + self.dice_weight * dice) * weights).sum() / weights.sum().clamp(min=1e-6)
         return total

@@ -81,6 +81,12 @@ class Recipe:
     """Weight of the soft Dice loss beside binary cross-entropy."""
     class_weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of a class's loss; 1 where not given."""
+    pseudo_labels: str = ""
+    """A model, by name or weights file, whose answer is learned where a class has no mask; "": it is left out there."""
+    pseudo_label_weight: float = 0.5
+    """Of a pseudo-label in the loss, where a mask counts 1."""
+    mix_halves: float = 0.0
+    """Part of the images that get the left or right side of another one, with its mask (mixing.py)."""
     precision: str = "auto"
     """Lightning's precision, or auto: what the processor that trains multiplies fastest."""
     workers: int = field(default=-1, compare=False)
@@ -90,17 +96,25 @@ class Recipe:
     """Images of each source that are looked at after an epoch, 0: all; the full parts are for `evaluate`."""
 
     def __post_init__(self) -> None:
-        labelled = {name for source in self.sources for name in (*source.masks, *source.empty)}
-        if missing := set(self.model.classes) - labelled:
-            raise ConfigError(f"no source labels the class {', '.join(sorted(missing))}")
+        if self.unlabelled and not self.pseudo_labels:
+            raise ConfigError(f"no source labels the class {', '.join(self.unlabelled)}")
         if not self.phases or any(phase.epochs < 1 or phase.size < 32 or phase.size % 32 for phase in self.phases):
             raise ConfigError("phases need epochs of 1 or more and a size that is a multiple of 32")
         if self.network not in NETWORKS:
             raise ConfigError(f"no network is called {self.network!r}; there are {', '.join(NETWORKS)}")
         if self.network_width < 1:
             raise ConfigError(f"network_width must be 1 or more, not {self.network_width}")
+        for name in ("pseudo_label_weight", "mix_halves"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, not {self.batch_size}")
+
+    @property
+    def unlabelled(self) -> list[str]:
+        """The classes that no source labels."""
+        labelled = {name for source in self.sources for name in (*source.masks, *source.empty)}
+        return sorted(set(self.model.classes) - labelled)
 
     @property
     def epochs(self) -> int:

@@ -69,6 +69,13 @@ def train(
         raise ConfigError("a run that is resumed goes on in its folder, from its own weights: name nothing else")
     if recipe.network != "sgmsnet" and (init is not None or encoder is not None):
         raise ConfigError(f"weights to start from are those of SGMSNet, not of {recipe.network}")
+    if recipe.pseudo_labels:
+        labels = checkpoint.find(recipe.pseudo_labels, check_graph=False)
+        known = set(labels.config.classes)
+        if not known & set(recipe.model.classes):
+            raise ConfigError(f"{labels.name} knows none of the classes {', '.join(recipe.model.classes)}")
+        if unknown := [name for name in recipe.unlabelled if name not in known]:
+            raise ConfigError(f"no source labels the class {', '.join(unknown)}, nor does {labels.name}")
     pl.seed_everything(recipe.seed, verbose=False)
     folder = resume or folder or runs_root() / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if resume is None and (folder / "checkpoints").exists():

@@ -337,6 +337,14 @@ def test_an_empty_mask_costs_less_the_less_is_predicted() -> None:
     assert costs[-1] < 1e-3
 
 
+def test_a_mask_of_probabilities_counts_as_empty_where_none_is_over_one_half() -> None:
+    loss, labelled = PartialLabelLoss([1.0], dice_weight=100.0), torch.ones(1, 1)
+    nothing = torch.full((1, 1, 16, 16), -16.0)
+    doubtful = torch.full((1, 1, 16, 16), 0.4)
+    assert loss(nothing, doubtful, labelled).item() < 10, "soft Dice asks for nothing"
+    assert loss(nothing, doubtful + 0.2, labelled).item() > 90
+
+
 def test_a_false_alarm_in_a_healthy_chest_is_felt_as_much_as_a_miss_in_an_ill_one() -> None:
     """A blob of 3 % of the image, half believed where nothing is, against the same blob outlined and not believed."""
     blob = torch.zeros(1, 1, 100, 100)

@@ -140,6 +140,8 @@ def test_an_override_that_does_not_fit_is_refused_in_one_sentence(written: Path,
         ({"model": {"classes": ["lungs", "infection", "heart"]}}, "heart"),
         ({"sources": [{"path": "a", "masks": {"lungs": "masks"}, "colour": 1}]}, "colour"),
         ({"sources": []}, "infection"),
+        ({"mix_halves": 1.5}, "mix_halves"),
+        ({"pseudo_label_weight": -0.1}, "pseudo_label_weight"),
         ({"phases": [{"size": 64, "epochs": 1, "speed": 3}]}, "speed"),
     ],
 )
