@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sgmsnet.pipeline import Pipeline
 
 __all__ = ["__version__", "load"]
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 
 def load(

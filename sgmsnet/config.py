@@ -134,7 +134,7 @@ class ModelConfig:
 
 NAMED: dict[str, ModelConfig] = {
     "paper": ModelConfig(),
-    "cxr": ModelConfig(classes=("lungs", "infection"), scale_query=True),
+    "cxr": ModelConfig(classes=("lungs", "infection"), scale_query=True, fine_stem=True),
     "plain": ModelConfig(memory_stages=(), gates=False, spatial_attention=False),
 }
 """Configurations by name: the paper's, the shipped model's, and a ResNet-34 U-Net without the three modules."""

@@ -189,8 +189,3 @@ def collate_channels_last(items: list[Item]) -> dict[str, Tensor]:
     batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
     batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
     return batch
-
-
-def seed_of(*numbers: int) -> int:
-    """One seed of several numbers, such that no two lists of them share it but by chance."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

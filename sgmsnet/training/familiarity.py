@@ -15,7 +15,7 @@ from scipy.special import expit
 from sgmsnet.familiarity import SHAPE_FEATURES, FamiliarityModel
 
 AXES = 64
-REFUSED = 0.01
+REFUSED = 0.005
 """Part of the training chests that may be refused, half of what is allowed on others."""
 FOLDS = 5
 _RIDGE = 3.0  # on standardised features, of a likelihood summed over some thousand images

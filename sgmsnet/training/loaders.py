@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
@@ -19,7 +20,6 @@ from sgmsnet.training.dataset import (
     augmentation,
     collate_channels_last,
     draw,
-    seed_of,
 )
 from sgmsnet.training.pseudo_labels import pseudo_label
 from sgmsnet.training.recipe import Recipe
@@ -66,7 +66,7 @@ class RecipeData(pl.LightningDataModule):
         recipe, size = self.recipe, self.recipe.size(epoch)
         change = augmentation(recipe.augmentation, size=size)
         seeds = (recipe.seed, epoch, self._rank)
-        change.set_random_state(seed=seed_of(*seeds, 0))
+        change.set_random_state(seed=_seed(*seeds, 0))
         parts = [
             self._dataset(f"train_{i}", samples, size, change, fill_in=True)
             for i, samples in enumerate(self.train_samples)
@@ -161,6 +161,11 @@ class EvenShare(Dataset[Item]):
         return item if position < len(self.whole) else {**item, "labelled": torch.zeros_like(item["labelled"])}
 
 
+def _seed(*numbers: int) -> int:
+    """One seed of several numbers, such that no two lists of them share it but by chance."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 def _seed_worker(worker: int, *, seeds: tuple[int, int, int]) -> None:
     # MONAI keeps its own random state in each transform: every worker process needs another one. Not PyTorch's seed for
     # the worker, which tells how often Lightning began to iterate: a resumed run would end elsewhere.
@@ -169,5 +174,5 @@ def _seed_worker(worker: int, *, seeds: tuple[int, int, int]) -> None:
     dataset: Any = info.dataset
     for part in dataset.datasets:
         if part.transform is not None:
-            part.transform.set_random_state(seed=seed_of(*seeds, 1 + worker))
+            part.transform.set_random_state(seed=_seed(*seeds, 1 + worker))
     torch.set_num_threads(1)

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from sgmsnet.training.baselines import build_network
-from sgmsnet.training.dataset import seed_of
 from sgmsnet.training.losses import PartialLabelLoss
 from sgmsnet.training.metrics import EPSILON
-from sgmsnet.training.mixing import mix_halves
 from sgmsnet.training.recipe import Recipe
 
 Batch = dict[str, Tensor]
@@ -35,10 +33,6 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One batch {image (B, 1, H, W), mask (B, K, H, W), labelled (B, K)} -> loss."""
-        if self.recipe.mix_halves:
-            # Seeded by the step: a resumed run goes on as the whole one would.
-            generator = torch.Generator().manual_seed(seed_of(self.recipe.seed, self.global_step, self.global_rank))
-            batch = mix_halves(batch, probability=self.recipe.mix_halves, generator=generator)
         outputs = self.network(batch["image"])
         loss: Tensor = self.loss(outputs["logits"], batch["mask"], batch["labelled"])
         side = [name for name in outputs if name.startswith("logits_")]

@@ -85,8 +85,6 @@ class Recipe:
     """A model, by name or weights file, whose answer is learned where a class has no mask; "": it is left out there."""
     pseudo_label_weight: float = 0.5
     """Of a pseudo-label in the loss, where a mask counts 1."""
-    mix_halves: float = 0.0
-    """Part of the images that get the left or right side of another one, with its mask (mixing.py)."""
     precision: str = "auto"
     """Lightning's precision, or auto: what the processor that trains multiplies fastest."""
     workers: int = field(default=-1, compare=False)
@@ -104,9 +102,8 @@ class Recipe:
             raise ConfigError(f"no network is called {self.network!r}; there are {', '.join(NETWORKS)}")
         if self.network_width < 1:
             raise ConfigError(f"network_width must be 1 or more, not {self.network_width}")
-        for name in ("pseudo_label_weight", "mix_halves"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be 0 to 1, not {getattr(self, name)}")
+        if not 0 < self.pseudo_label_weight <= 1:
+            raise ConfigError(f"pseudo_label_weight must be over 0 and at most 1, not {self.pseudo_label_weight}")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, not {self.batch_size}")
 

@@ -34,7 +34,7 @@ def assert_same_weights(first: Path, second: Path, *, atol: float) -> None:
 def test_a_stopped_run_goes_on_to_the_same_end_as_an_unbroken_one(
     tiny_config: ModelConfig, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe.from_dict(recipe_values(tiny_config, drawn, phases=[{"size": 64, "epochs": 4}], mix_halves=0.5))
+    recipe = Recipe.from_dict(recipe_values(tiny_config, drawn, phases=[{"size": 64, "epochs": 4}]))
     unbroken = train(recipe, folder=tmp_path / "unbroken")
 
     class Stopped(Exception):
