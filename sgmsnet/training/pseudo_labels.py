@@ -1,4 +1,4 @@
-"""Pseudo-labels: classes that an image has no mask of are learned from what trained networks answer on it."""
+"""Pseudo-labels: classes that an image has no mask of are learned from what a model answers on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pseudo_label(dataset: SegmentationDataset, model: str, *, weight: float, dev
     rows = {k: known.index(name) for k, name in enumerate(dataset.classes) if name in known}
     missing = dataset.labelled == 0  # (N, K)
     wanted = np.flatnonzero(missing[:, list(rows)].any(axis=1))
-    half = device.type == "cuda" or (device.type == "cpu" and multiplies_bf16())
+    half = device.type == "cpu" and multiplies_bf16()  # a GPU has it done soon in FP32, and not every one has BF16
     for start in range(0, len(wanted), BATCH):
         indices = wanted[start : start + BATCH]
         batch = torch.from_numpy(dataset.images[indices]).to(device).float()
